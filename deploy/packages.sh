@@ -1,0 +1,36 @@
+#!/bin/sh
+# Installs the Debian packages that Countersign needs: packages.sh build | test
+# "build" is what compiling and running needs, "test" adds what the tests need. Does nothing if all are there.
+set -eu
+
+build="gcc clang llvm cmake ninja-build pkg-config bpftool protobuf-c-compiler protobuf-compiler
+	libuv1-dev libnghttp2-dev libssl-dev libmbedtls-dev libprotobuf-c-dev libjansson-dev libyaml-dev
+	libsqlite3-dev uthash-dev libbpf-dev libmicrohttpd-dev libcap-dev libseccomp-dev libelf-dev linux-libc-dev
+	iproute2 openssl python3-minimal git ca-certificates"
+test="$build clang-format libclang-rt-dev libcmocka-dev python3 python3-pytest python3-grpcio python3-grpc-tools
+	python3-protobuf python3-cryptography python3-scapy python3-yaml nftables tcpdump ethtool procps"
+
+case "${1:-}" in
+build) wanted=$build ;;
+test) wanted=$test ;;
+*)
+	echo "usage: $0 build|test" >&2
+	exit 2
+	;;
+esac
+
+missing=""
+for package in $wanted; do
+	dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing="$missing $package"
+done
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" != 0 ]; then
+	echo "packages.sh: these packages are missing and only root can install them:$missing" >&2
+	exit 1
+fi
+echo "installing:$missing"
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -q >/dev/null
+# shellcheck disable=SC2086
+apt-get install -q -y --no-install-recommends $missing >/dev/null
