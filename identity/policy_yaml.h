@@ -1,0 +1,24 @@
+/* CiliumNetworkPolicy (cilium.io/v2) from YAML, several documents in a file. Bytes in, policies or an error out.
+ * Strict: a field that is not known, a value of the wrong type, a key twice, an anchor, an alias or a tag is an error
+ * with file, line, name and what would be right. docs/policy.md lists the fields. */
+#ifndef CS_POLICY_YAML_H
+#define CS_POLICY_YAML_H
+
+#include "policy.h"
+
+enum cs_policy_limits {
+	CS_POLICY_FILE_MAX = 1 << 20, /* bytes */
+	CS_POLICY_NODES_MAX = 65536,  /* YAML nodes in a file: bounds memory */
+	CS_POLICY_DEPTH_MAX = 24,     /* nesting: bounds recursion */
+	CS_POLICY_DOCUMENTS_MAX = 1024,
+	CS_POLICY_RULES_MAX = 1024,  /* in one policy */
+	CS_POLICY_LIST_MAX = 4096,   /* elements of any one list */
+	CS_POLICY_SCALAR_MAX = 4096, /* bytes of any one scalar */
+};
+
+/* Adds the policies of one file to set: all of them, or none and an error. file is only a name, for messages.
+ * A file without a document (empty, comments only) adds nothing. */
+CS_MUST_USE int cs_policy_yaml_parse(
+	const char *file, const void *bytes, size_t n, struct cs_policy_set *set, struct cs_error *e);
+
+#endif
