@@ -1,5 +1,5 @@
 /* Policies as written: what the parser (policy_yaml.h) makes of a CiliumNetworkPolicy and the compiler
- * (policy_compile.h) reads. Plain values, owned by their cs_policy_set. */
+ * (policy_compile.h) reads. Plain values, owned by their cs_cnp_set. */
 #ifndef CS_POLICY_H
 #define CS_POLICY_H
 
@@ -77,7 +77,8 @@ struct cs_spec {
 	size_t nrules;
 };
 
-struct cs_policy {
+/* A CiliumNetworkPolicy (maps.h has a struct cs_policy of its own). */
+struct cs_cnp {
 	char *name; /* "namespace/name" */
 	char *file; /* as given to the parser */
 	unsigned line;
@@ -86,15 +87,15 @@ struct cs_policy {
 	size_t nspecs;
 };
 
-struct cs_policy_set {
-	struct cs_policy **items; /* sorted by name, which is unique */
+struct cs_cnp_set {
+	struct cs_cnp **items; /* sorted by name, which is unique */
 	size_t n;
 };
 
-void cs_policy_free(struct cs_policy *p);
-void cs_policy_set_fini(struct cs_policy_set *set);
+void cs_cnp_free(struct cs_cnp *p);
+void cs_cnp_set_fini(struct cs_cnp_set *set);
 /* Takes p over, also on failure. A name that is there already is an error that names both files. */
-CS_MUST_USE int cs_policy_set_add_take(struct cs_policy_set *set, struct cs_policy *p, struct cs_error *e);
+CS_MUST_USE int cs_cnp_set_add_take(struct cs_cnp_set *set, struct cs_cnp *p, struct cs_error *e);
 
 bool cs_selector_match(const struct cs_selector *s, const struct cs_labels *labels);
 /* "app=web, tier in (a, b), !debug" into out, cut with an ellipsis; "everything" for the empty selector. */

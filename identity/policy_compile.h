@@ -28,7 +28,7 @@ struct cs_prefix_identity {
 };
 
 struct cs_compile_input { /* all borrowed; policies must outlive the result, the rest only the call */
-	const struct cs_policy_set *policies;
+	const struct cs_cnp_set *policies;
 	const struct cs_compile_identity *identities; /* any order */
 	size_t nidentities;
 	const struct cs_prefix_identity *prefixes; /* numbers given earlier: they are kept, and not given to others */
@@ -50,7 +50,7 @@ enum cs_finding_kind {
 const char *cs_finding_kind_name(enum cs_finding_kind kind);
 struct cs_finding {
 	enum cs_finding_kind kind;
-	const struct cs_policy *policy;
+	const struct cs_cnp *policy;
 	const struct cs_rule *rule;
 	char *text; /* one sentence */
 };
@@ -60,7 +60,7 @@ struct cs_finding {
 struct cs_decision {
 	uint8_t verdict; /* enum cs_verdict */
 	uint8_t dir;     /* enum cs_policy_dir of the direction that decided: a joined one has the other's */
-	const struct cs_policy *policy;
+	const struct cs_cnp *policy;
 	const struct cs_rule *rule;
 };
 /* Name of the rule for PolicyRow and for people: "ingress[0]", "ingress" when no rule means the peer, "". */

@@ -19,6 +19,6 @@ enum cs_policy_limits {
 /* Adds the policies of one file to set: all of them, or none and an error. file is only a name, for messages.
  * A file without a document (empty, comments only) adds nothing. */
 CS_MUST_USE int cs_policy_yaml_parse(
-	const char *file, const void *bytes, size_t n, struct cs_policy_set *set, struct cs_error *e);
+	const char *file, const void *bytes, size_t n, struct cs_cnp_set *set, struct cs_error *e);
 
 #endif
