@@ -5,6 +5,7 @@
  * Strings are NUL-terminated and zero-filled. */
 #ifndef COUNTERSIGN_HANDSHAKER_H
 #define COUNTERSIGN_HANDSHAKER_H
+#include <countersign/leaf.h>
 #include <stdint.h>
 
 #define CS_SPIFFE_ID 2049 /* 2048 and NUL (SPIFFE-ID 2.3) */
@@ -60,23 +61,15 @@ struct cs_hs_accept {
 	struct cs_hs_head h;
 	int64_t deadline_mono_ms;
 };
-/* Facts of one verified chain. */
-struct cs_hs_leaf {
-	uint8_t sha256[32];
-	uint8_t root_sha256[32];
-	uint8_t authority_kid[32]; /* subject key id of the authority that signed the leaf; zero-filled */
-	uint8_t serial[20];        /* big endian, right-aligned */
-	uint8_t pad[4];
-};
 struct cs_hs_verdict {
 	struct cs_hs_head h;
 	uint32_t role;
 	uint32_t local; /* acceptor: from SNI */
 	/* Generations it rests on. remote_svid: CS_HS_LOOPBACK only, else 0 */
 	uint64_t local_svid_generation, remote_svid_generation, local_bundle_generation, remote_bundle_generation;
-	int64_t not_after_unix_s;                  /* earliest of both chains */
-	struct cs_hs_leaf local_leaf, remote_leaf; /* both: a pair on one node makes two entries */
-	char remote_spiffe_id[CS_SPIFFE_ID];       /* the monitor looks it up whole; it never takes it apart */
+	int64_t not_after_unix_s;               /* earliest of both chains */
+	struct cs_leaf local_leaf, remote_leaf; /* both: a pair on one node makes two entries */
+	char remote_spiffe_id[CS_SPIFFE_ID];    /* the monitor looks it up whole; it never takes it apart */
 	char pad2[7];
 };
 struct cs_hs_answer {
