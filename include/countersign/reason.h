@@ -53,6 +53,7 @@
 	X(71, TOO_MANY, "too-many", "a limit on connections, handshakes or entries was met")                           \
 	X(72, HANDSHAKER_DIED, "handshaker-died", "the handshaker ended during the handshake")                         \
 	X(73, SIGNER_UNAVAILABLE, "signer-unavailable", "spire-adapter did not sign")                                  \
+	X(74, SPIFFE_ID_UNKNOWN, "spiffe-id-unknown", "no identity of the directory has the peer's SPIFFE ID")         \
 	/* authentication: the peer */                                                                                 \
 	X(80, NOT_TLS, "not-tls", "what came is not TLS 1.3")                                                          \
 	X(81, SNI_INVALID, "sni-invalid", "the server name is not an identity in canonical form")                      \

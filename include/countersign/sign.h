@@ -1,10 +1,17 @@
 /* sign.sock (spire-adapter): SOCK_SEQPACKET, 0600, SO_PEERCRED = authd's uid. The monitor connects and
  * hands one connection to each handshaker. One request, one answer, in order; at most 8 unanswered.
  * The adapter builds 64 x 0x20 || context string of kind || 0x00 || hash (RFC 8446 4.4.3, RFC 9261 5.2.2)
- * and signs that with the key of (identity, generation). */
+ * and signs that with the key of (identity, generation). A generation that was replaced signs for CS_SIGN_GRACE_MS
+ * more, longer than any handshake's deadline; after a restart of the adapter the old ones are gone. Reasons of a
+ * refusal: no-local-svid (identity or generation not held), algorithm-refused (the scheme does not fit the key),
+ * too-many, signer-unavailable. A request of another size, or with unused bytes that are not zero, ends the
+ * connection. */
 #ifndef COUNTERSIGN_SIGN_H
 #define COUNTERSIGN_SIGN_H
 #include <stdint.h>
+
+#define CS_SIGN_GRACE_MS   10000
+#define CS_SIGN_UNANSWERED 8
 
 enum cs_sign_kind { CS_SIGN_TLS13_CLIENT = 1, CS_SIGN_TLS13_SERVER = 2, CS_SIGN_AUTHENTICATOR = 3 };
 struct cs_sign_request {
