@@ -77,8 +77,8 @@ struct cs_daemon_spec {
 
 struct cs_daemon {
 	const struct cs_daemon_spec *spec;
-	const char *instance; /* DIR, absolute */
-	void *config;         /* spec->config_size bytes, filled */
+	char instance[CS_PATH]; /* DIR, absolute, without a slash at its end */
+	void *config;           /* spec->config_size bytes, filled */
 	const char
 		*options[CS_DAEMON_OPTIONS]; /* by the order of spec->options: value, "" for a flag, NULL: not given */
 	char **rest;                         /* NULL-terminated */

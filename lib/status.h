@@ -13,15 +13,19 @@
 struct cs_status;
 struct cs_check;
 struct cs_roles;
+struct cs_grpc_refusal;
 
-/* daemon, role, node: copied; role ("node", "all", ...) and node may be NULL and be set later. metrics is borrowed, and
- * gets countersign_build_info, countersign_start_time_seconds and countersign_check_ok. */
+/* daemon is copied. metrics is borrowed, and gets countersign_build_info, countersign_start_time_seconds,
+ * countersign_check_ok and countersign_refused_calls_total. */
 struct cs_status *cs_status_new(struct cs_loop *loop, const char *daemon, struct cs_metrics *metrics);
+/* Copied: "all", "node", ...; the node's name. */
 void cs_status_set_role(struct cs_status *s, const char *role);
 void cs_status_set_node(struct cs_status *s, const char *node);
 /* Serve on the socket at path; roles is borrowed. */
 CS_MUST_USE int cs_status_listen(
 	struct cs_status *s, const char *path, const struct cs_roles *roles, struct cs_error *e);
+/* For cs_grpc_server_options.on_refused of the daemon's other servers, with the status as their data: counts and logs. */
+void cs_status_refused(const struct cs_grpc_refusal *refusal, void *status);
 /* Ends the service; the loop ends later. Free after the loop has ended. */
 void cs_status_close(struct cs_status *s);
 void cs_status_free(struct cs_status *s);

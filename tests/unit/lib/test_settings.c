@@ -193,7 +193,7 @@ static void test_yaml_types(void **state)
 	refused("mode: !!str audit\n", "f.yaml:1", "tags");
 	refused("roles: {viewer: [a\n", "f.yaml", "not YAML");
 	refused("mode: \xff\n", "f.yaml", "not YAML");
-	refused("a: b: c\n", "f.yaml:1", "not YAML");
+	refused("mode: audit: b\n", "f.yaml:1", "not YAML");
 }
 
 static void test_yaml_ranges(void **state)
