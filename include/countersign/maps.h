@@ -303,6 +303,10 @@ struct cs_held {
 	__u32 mark;
 };
 
+/* Ways back of a held frame. CS_TO: sent on the interface itself (AF_PACKET, virtio header, no qdisc bypass) with SO_MARK
+ * CS_MARK_REINJECTED. CS_FROM: sent into authd's helper veth with SO_MARK = ifindex; the program cs_inject at the other
+ * end sets CS_MARK_REINJECTED and redirects to the ingress of that interface, where it is checked again. */
+
 /* "Do not hold again"; never "allowed". The hook that lets the packet pass clears it: on one node it meets two. */
 #define CS_MARK_REINJECTED 0x48000000u
 

@@ -42,6 +42,8 @@
 	X(41, MAP_FULL, "map-full", "a BPF map has no room")                                                           \
 	X(42, DATAPATH_DOWN, "datapath-down", "authd is not connected")                                                \
 	X(43, NODE_ADDRESS_TAKEN, "node-address-taken", "another node has this address")                               \
+	X(44, INTERFACE_TAKEN, "interface-taken", "another endpoint has this interface")                               \
+	X(45, INTERFACE_MISSING, "interface-missing", "no such interface, or another one has its name now")            \
 	/* authentication: before a byte was exchanged */                                                              \
 	X(64, DIRECTORY_STALE, "directory-stale", "the directory has been silent for too long")                        \
 	X(65, NO_LOCAL_SVID, "no-local-svid", "the local identity has no SVID yet")                                    \
