@@ -108,7 +108,7 @@ static void get(struct cs_grpc_call *call, const ProtobufCMessage *in, void *dat
 	}
 	Countersign__V1__StatusReply reply = COUNTERSIGN__V1__STATUS_REPLY__INIT;
 	reply.daemon = s->daemon;
-	reply.version = CS_VERSION;
+	reply.version = (char *)CS_VERSION;
 	reply.role = s->role;
 	reply.node = s->node;
 	reply.started_unix_ms = s->started_unix_ms;
