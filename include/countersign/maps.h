@@ -72,8 +72,8 @@ struct cs_endpoint {
 /* cs_addr4, cs_addr6, HASH: address -> struct cs_addr. Exact addresses: all endpoints, all nodes,
  * this node's own (every local address of every interface, from netlink, as CS_ID_HOST).
  * cs_prefix4, cs_prefix6, LPM_TRIE: CIDR identities and depends_on prefixes (identity: the longest CIDR that holds
- * it, else CS_ID_WORLD). Only one row is looked at, so each carries CS_ADDR_DEPENDS also for the shorter prefixes
- * around it. No match: CS_ID_WORLD. Without its row an endpoint would be judged as world: when one finds no room,
+ * it, else CS_ID_WORLD). Only one row is looked at, so each, exact ones too, carries CS_ADDR_DEPENDS also for the
+ * prefixes around it. No match: CS_ID_WORLD. Without its row an endpoint would be judged as world: when one finds no room,
  * CS_PEER_OTHER becomes CS_DENY at every endpoint (map-full). */
 enum cs_addr_flags {
 	CS_ADDR_DEPENDS = 1 << 0, /* depends_on */
