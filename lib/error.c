@@ -1,8 +1,20 @@
 #include "error.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+
+/* Texts come from peers and files too: no control character gets through, C1 in UTF-8 (C2 80 to C2 9F) included. */
+static void clean(char *s)
+{
+	for (unsigned char *p = (unsigned char *)s; *p; p++) {
+		if (*p < 0x20 || *p == 0x7f)
+			*p = '?';
+		else if (p[0] == 0xc2 && p[1] >= 0x80 && p[1] <= 0x9f)
+			p[0] = p[1] = '?';
+	}
+}
 
 static void fill(struct cs_error *e, int code, enum cs_reason reason, const char *fmt, va_list args)
 {
@@ -11,6 +23,7 @@ static void fill(struct cs_error *e, int code, enum cs_reason reason, const char
 	int n = vsnprintf(e->text, sizeof(e->text), fmt, args);
 	if (n >= (int)sizeof(e->text))
 		memcpy(e->text + sizeof(e->text) - 4, "...", 4);
+	clean(e->text);
 }
 
 int cs_error_set(struct cs_error *e, int code, const char *fmt, ...)
@@ -43,7 +56,8 @@ int cs_error_errno(struct cs_error *e, int code, const char *fmt, ...)
 		fill(e, code, CS_R_NONE, fmt, args);
 		va_end(args);
 		size_t used = strlen(e->text);
-		snprintf(e->text + used, sizeof(e->text) - used, ": %s", strerror(code < 0 ? -code : code));
+		snprintf(e->text + used, sizeof(e->text) - used, ": %s",
+			strerrordesc_np(code < 0 ? -code : code) ?: "unknown error");
 	}
 	return code;
 }
@@ -51,7 +65,7 @@ int cs_error_errno(struct cs_error *e, int code, const char *fmt, ...)
 int cs_error_prefix(struct cs_error *e, const char *fmt, ...)
 {
 	if (!e)
-		return 0;
+		return -EINVAL;
 	char old[sizeof(e->text)];
 	memcpy(old, e->text, sizeof(old));
 	va_list args;

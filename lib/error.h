@@ -15,12 +15,14 @@ struct cs_error {
 	char text[1024];       /* one sentence, no newline, names the offending value and the way out */
 };
 
-/* Fill *e (which may be NULL) and return code. Long texts are cut with an ellipsis. */
+/* Fill *e (which may be NULL) and return code. Long texts are cut with an ellipsis, control characters become '?'.
+ * The arguments must not point into *e. */
 int cs_error_set(struct cs_error *e, int code, const char *fmt, ...) CS_PRINTF(3, 4);
 int cs_error_reason(struct cs_error *e, int code, enum cs_reason reason, const char *fmt, ...) CS_PRINTF(4, 5);
 /* The text of errno code follows fmt: "open /x: Permission denied". */
 int cs_error_errno(struct cs_error *e, int code, const char *fmt, ...) CS_PRINTF(3, 4);
-/* Put context before what is there: "policy a.yaml: line 3: unknown field 'foo'". Returns e->code. */
+/* Put context before what is there: "policy a.yaml: line 3: unknown field 'foo'". Returns e->code
+ * (-EINVAL if e is NULL, so that an error stays one). */
 int cs_error_prefix(struct cs_error *e, const char *fmt, ...) CS_PRINTF(2, 3);
 
 /* Name ("svid-expired") and sentence of a reason; unknown numbers give "unknown-reason". Static strings. */

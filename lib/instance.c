@@ -60,6 +60,8 @@ static int make_dir(const char *path, struct cs_error *e)
 int cs_instance_make(const char *instance, const char *daemon, struct cs_error *e)
 {
 	char path[CS_PATH];
+	if (instance[0] != '/')
+		return cs_error_set(e, -EINVAL, "the instance directory '%s' is not an absolute path", instance);
 	int n = snprintf(path, sizeof(path), "%s", instance);
 	if (n >= (int)sizeof(path) - 32)
 		return cs_error_set(e, -ENAMETOOLONG, "the instance directory %s is too long", instance);

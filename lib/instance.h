@@ -20,7 +20,7 @@ CS_MUST_USE int cs_instance_path(
 	const char *instance, const char *daemon, const char *file, char out[CS_PATH], struct cs_error *e);
 /* The instance's name: letters, digits, '.', '_' and '-' only, for it becomes part of a bpffs path. */
 CS_MUST_USE int cs_instance_name(const char *instance, char out[64], struct cs_error *e);
-/* Makes DIR and DIR/<daemon> (0755; a daemon keeps secrets in directories of its own with 0700). Refuses a directory
+/* DIR must be absolute. Makes DIR and DIR/<daemon> (0755; a daemon keeps secrets in directories of its own with 0700). Refuses a directory
  * that belongs to somebody else than root or this user, and one that others may write to. */
 CS_MUST_USE int cs_instance_make(const char *instance, const char *daemon, struct cs_error *e);
 

@@ -6,9 +6,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#define LINE_MAX_BYTES 8192
-#define SITE_LIMIT     10
-#define SITE_WINDOW_MS 60000
+#define LINE_MAX_BYTES  8192
+#define VALUE_MAX_BYTES 2048 /* of one text, escaped */
+#define TAIL_BYTES      32   /* kept for "truncated", the brace and the newline */
+#define SITE_LIMIT      10
+#define SITE_WINDOW_MS  60000
 
 static struct {
 	const char *daemon;
@@ -40,16 +42,19 @@ int cs_log_level_parse(const char *name)
 	return -1;
 }
 
+/* A line is built field by field; one that does not fit is left out whole, and the line says "truncated". */
 struct line {
 	char buf[LINE_MAX_BYTES];
 	size_t len;
+	bool full;
 };
 
 static void put(struct line *l, const char *s, size_t n)
 {
-	size_t room = sizeof(l->buf) - 2 - l->len; /* one for the newline, one for a closing brace */
-	if (n > room)
-		n = room;
+	if (n > sizeof(l->buf) - TAIL_BYTES - l->len) {
+		l->full = true;
+		return;
+	}
 	memcpy(l->buf + l->len, s, n);
 	l->len += n;
 }
@@ -62,12 +67,15 @@ static void puts_(struct line *l, const char *s)
 /* A quoted string; control characters and bytes that are not ASCII are escaped, so that no peer can forge a line. */
 static void put_quoted(struct line *l, const char *s)
 {
+	size_t start = l->len;
 	puts_(l, "\"");
 	for (; *s; s++) {
 		unsigned char c = (unsigned char)*s;
 		char esc[8];
-		if (l->len > sizeof(l->buf) - 64)
+		if (l->len - start > VALUE_MAX_BYTES) {
+			puts_(l, "...");
 			break;
+		}
 		if (c == '"' || c == '\\')
 			snprintf(esc, sizeof(esc), "\\%c", c);
 		else if (c < 0x20 || c >= 0x7f)
@@ -81,7 +89,7 @@ static void put_quoted(struct line *l, const char *s)
 
 static bool needs_quotes(const char *s)
 {
-	if (!*s)
+	if (!*s || strlen(s) > VALUE_MAX_BYTES)
 		return true;
 	for (; *s; s++)
 		if ((unsigned char)*s <= 0x20 || (unsigned char)*s >= 0x7f || *s == '"' || *s == '\\' || *s == '=')
@@ -116,6 +124,9 @@ static void put_value(struct line *l, const struct cs_field *f)
 
 static void put_field(struct line *l, const struct cs_field *f)
 {
+	size_t start = l->len;
+	bool was_full = l->full;
+	l->full = false;
 	if (state.json) {
 		puts_(l, ",");
 		put_quoted(l, f->key);
@@ -126,6 +137,9 @@ static void put_field(struct line *l, const struct cs_field *f)
 		puts_(l, "=");
 	}
 	put_value(l, f);
+	if (l->full)
+		l->len = start;
+	l->full |= was_full;
 }
 
 static void put_head(struct line *l, enum cs_log_level level, const char *message)
@@ -154,6 +168,18 @@ static void put_head(struct line *l, enum cs_log_level level, const char *messag
 						 : "  debug: ");
 		puts_(l, message);
 	}
+}
+
+/* There is room for it: put() leaves TAIL_BYTES. */
+static void put_tail(struct line *l)
+{
+	char *end = l->buf + l->len;
+	if (l->full)
+		end = stpcpy(end, state.json ? ",\"truncated\":true" : "  truncated=true");
+	if (state.json)
+		*end++ = '}';
+	*end++ = '\n';
+	l->len = (size_t)(end - l->buf);
 }
 
 /* Whether this line may go out; *suppressed is how many before it did not. Errors always go out. */
@@ -187,6 +213,7 @@ void cs_log_event(struct cs_log_site *site, enum cs_log_level level, const char 
 	if (admit(site, level, &suppressed)) {
 		static struct line l;
 		l.len = 0;
+		l.full = false;
 		put_head(&l, level, message);
 		for (size_t i = 0; i < nfields; i++)
 			put_field(&l, &fields[i]);
@@ -194,9 +221,7 @@ void cs_log_event(struct cs_log_site *site, enum cs_log_level level, const char 
 			struct cs_field f = cs_u64("suppressed", suppressed);
 			put_field(&l, &f);
 		}
-		if (state.json)
-			l.buf[l.len++] = '}';
-		l.buf[l.len++] = '\n';
+		put_tail(&l);
 		/* A log that cannot be written has nobody to tell. */
 		ssize_t n = write(state.fd, l.buf, l.len);
 		(void)n;
