@@ -97,10 +97,18 @@ void cs_cnp_set_fini(struct cs_cnp_set *set);
 /* Takes p over, also on failure. A name that is there already is an error that names both files. */
 CS_MUST_USE int cs_cnp_set_add_take(struct cs_cnp_set *set, struct cs_cnp *p, struct cs_error *e);
 
+/* Moves all of from into to, or none of it. */
+CS_MUST_USE int cs_cnp_set_merge(struct cs_cnp_set *to, struct cs_cnp_set *from, struct cs_error *e);
+/* The policy of that name, or NULL. */
+const struct cs_cnp *cs_cnp_set_get(const struct cs_cnp_set *set, const char *name);
+
+/* A workload without the label CS_LABEL_NAMESPACE is matched as if it were in CS_LABEL_NAMESPACE_DEFAULT. */
 bool cs_selector_match(const struct cs_selector *s, const struct cs_labels *labels);
 /* "app=web, tier in (a, b), !debug" into out, cut with an ellipsis; "everything" for the empty selector. */
 void cs_selector_format(const struct cs_selector *s, char *out, size_t size);
-bool cs_selector_equal(const struct cs_selector *a, const struct cs_selector *b);
+/* A total order, for sorting and for finding equal ones. */
+int cs_selector_cmp(const struct cs_selector *a, const struct cs_selector *b);
+int cs_requirement_cmp(const struct cs_requirement *a, const struct cs_requirement *b);
 
 int cs_prefix_cmp(const struct cs_prefix *a, const struct cs_prefix *b); /* family, address, bits */
 bool cs_prefix_contains(const struct cs_prefix *outer, const struct cs_prefix *inner);

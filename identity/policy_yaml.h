@@ -6,15 +6,8 @@
 
 #include "policy.h"
 
-enum cs_policy_limits {
-	CS_POLICY_FILE_MAX = 1 << 20, /* bytes */
-	CS_POLICY_NODES_MAX = 65536,  /* YAML nodes in a file: bounds memory */
-	CS_POLICY_DEPTH_MAX = 24,     /* nesting: bounds recursion */
-	CS_POLICY_DOCUMENTS_MAX = 1024,
-	CS_POLICY_RULES_MAX = 1024,  /* in one policy */
-	CS_POLICY_LIST_MAX = 4096,   /* elements of any one list */
-	CS_POLICY_SCALAR_MAX = 4096, /* bytes of any one scalar */
-};
+/* Further limits: yaml_tree.h. */
+#define CS_POLICY_RULES_MAX 1024 /* in one policy */
 
 /* Adds the policies of one file to set: all of them, or none and an error. file is only a name, for messages.
  * A file without a document (empty, comments only) adds nothing. */
