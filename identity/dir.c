@@ -1,0 +1,330 @@
+#include "dir_private.h"
+
+#include <errno.h>
+#include "limits.h"
+#include "mem.h"
+
+/* --- shared records --- */
+
+struct cs_rec *cs_rec_new_take(cs_record *record, char *key)
+{
+	struct cs_rec *rec = cs_xcalloc(1, sizeof(*rec));
+	size_t n = countersign__v1__record__get_packed_size(record);
+	*rec = (struct cs_rec){.refs = 1, .kind = cs_record_kind(record), .key = key, .msg = record, .packed = n + 6};
+	return rec;
+}
+
+struct cs_rec *cs_rec_ref(struct cs_rec *rec)
+{
+	rec->refs++;
+	return rec;
+}
+
+void cs_rec_unref(struct cs_rec *rec)
+{
+	if (!rec || --rec->refs > 0)
+		return;
+	cs_record_free(rec->msg);
+	free(rec->key);
+	free(rec);
+}
+
+static bool same_record(const cs_record *a, const cs_record *b)
+{
+	size_t n = countersign__v1__record__get_packed_size(a);
+	if (n != countersign__v1__record__get_packed_size(b))
+		return false;
+	uint8_t *bytes = cs_xcalloc(2, n);
+	countersign__v1__record__pack(a, bytes);
+	countersign__v1__record__pack(b, bytes + n);
+	bool same = memcmp(bytes, bytes + n, n) == 0;
+	free(bytes);
+	return same;
+}
+
+/* --- the changes --- */
+
+const struct cs_change *cs_dir_change(const struct cs_dir *dir, size_t i)
+{
+	return &dir->changes[(dir->head + i) % dir->cap];
+}
+
+static void drop_oldest(struct cs_dir *dir)
+{
+	struct cs_change *oldest = &dir->changes[dir->head];
+	dir->floor = oldest->revision;
+	cs_rec_unref(oldest->rec);
+	dir->head = (dir->head + 1) % dir->cap;
+	dir->nchanges--;
+}
+
+static void grow_ring(struct cs_dir *dir)
+{
+	size_t cap = dir->cap ? dir->cap * 2 : 256;
+	struct cs_change *changes = cs_xcalloc(cap, sizeof(*changes));
+	for (size_t i = 0; i < dir->nchanges; i++)
+		changes[i] = *cs_dir_change(dir, i);
+	free(dir->changes);
+	dir->changes = changes;
+	dir->cap = cap;
+	dir->head = 0;
+}
+
+/* The revision that is being made gets its number at publication. */
+static void log_change(struct cs_dir *dir, struct cs_rec *rec)
+{
+	dir->changed = true;
+	if (!dir->published) {
+		cs_rec_unref(rec);
+		return;
+	}
+	if (dir->nchanges == dir->cap)
+		grow_ring(dir);
+	dir->changes[(dir->head + dir->nchanges++) % dir->cap] = (struct cs_change){.revision = 0, .rec = rec};
+}
+
+/* --- the state --- */
+
+struct cs_dir *cs_dir_new(uint64_t epoch, const struct cs_dir_limits *limits)
+{
+	struct cs_dir *dir = cs_xcalloc(1, sizeof(*dir));
+	dir->epoch = epoch;
+	dir->limits =
+		limits ? *limits : (struct cs_dir_limits){.records = CS_DIR_RECORDS_MAX, .changes = CS_DIR_CHANGES_MAX};
+	return dir;
+}
+
+static bool is_policy(Countersign__V1__Kind kind)
+{
+	return kind == COUNTERSIGN__V1__KIND__KIND_POLICY_ROW || kind == COUNTERSIGN__V1__KIND__KIND_POLICY_DEFAULT;
+}
+
+static void link_local(struct cs_dir *dir, struct cs_entry *entry)
+{
+	const cs_record *msg = entry->rec->msg;
+	if (!is_policy(entry->rec->kind))
+		return;
+	uint32_t id = entry->rec->kind == COUNTERSIGN__V1__KIND__KIND_POLICY_ROW ? msg->policy_row->local
+										 : msg->policy_default->local;
+	struct cs_local *local;
+	HASH_FIND(hh, dir->locals, &id, sizeof(id), local);
+	if (!local) {
+		local = cs_xcalloc(1, sizeof(*local));
+		local->identity = id;
+		HASH_ADD(hh, dir->locals, identity, sizeof(id), local);
+	}
+	DL_APPEND2(local->entries, entry, lprev, lnext);
+	entry->local = local;
+}
+
+static void remove_entry(struct cs_dir *dir, struct cs_entry *entry)
+{
+	struct cs_local *local = entry->local;
+	if (local) {
+		DL_DELETE2(local->entries, entry, lprev, lnext);
+		if (!local->entries) {
+			HASH_DEL(dir->locals, local);
+			free(local);
+		}
+	}
+	HASH_DEL(dir->entries, entry);
+	DL_DELETE2(dir->kinds[entry->rec->kind], entry, kprev, knext);
+	dir->counts[entry->rec->kind]--;
+	dir->counts[0]--;
+	cs_rec_unref(entry->rec);
+	free(entry);
+}
+
+void cs_dir_free(struct cs_dir *dir)
+{
+	if (!dir)
+		return;
+	struct cs_entry *entry, *tmp;
+	HASH_ITER (hh, dir->entries, entry, tmp)
+		remove_entry(dir, entry);
+	while (dir->nchanges > 0)
+		drop_oldest(dir);
+	free(dir->changes);
+	free(dir);
+}
+
+struct cs_entry *cs_dir_entry(const struct cs_dir *dir, const char *key)
+{
+	struct cs_entry *entry;
+	HASH_FIND(hh, dir->entries, key, strlen(key), entry);
+	return entry;
+}
+
+static void insert_entry(struct cs_dir *dir, struct cs_rec *rec)
+{
+	struct cs_entry *entry = cs_xcalloc(1, sizeof(*entry));
+	entry->rec = rec;
+	entry->seen = true;
+	HASH_ADD_KEYPTR(hh, dir->entries, rec->key, strlen(rec->key), entry);
+	DL_APPEND2(dir->kinds[rec->kind], entry, kprev, knext);
+	dir->counts[rec->kind]++;
+	dir->counts[0]++;
+	link_local(dir, entry);
+}
+
+int cs_dir_put_take(struct cs_dir *dir, cs_record *record, struct cs_error *e)
+{
+	char *key = cs_record_key(record);
+	if (!key || record->deleted) {
+		free(key);
+		cs_record_free(record);
+		return cs_error_set(e, -EINVAL, "a directory record without a kind or a key");
+	}
+	struct cs_entry *entry = cs_dir_entry(dir, key);
+	if (entry && same_record(entry->rec->msg, record)) {
+		entry->seen = true;
+		free(key);
+		cs_record_free(record);
+		return 0;
+	}
+	if (!entry && dir->counts[0] >= dir->limits.records) {
+		free(key);
+		cs_record_free(record);
+		return cs_error_reason(
+			e, -ENOSPC, CS_R_TOO_MANY, "the directory is full: it holds %zu records", dir->counts[0]);
+	}
+	struct cs_rec *rec = cs_rec_new_take(record, key);
+	if (entry) /* the hash borrows the key of the record, so the entry is made anew */
+		remove_entry(dir, entry);
+	insert_entry(dir, rec);
+	log_change(dir, cs_rec_ref(rec));
+	return 1;
+}
+
+static void delete_entry(struct cs_dir *dir, struct cs_entry *entry)
+{
+	cs_record *gone = cs_record_copy(entry->rec->msg, true);
+	log_change(dir, cs_rec_new_take(gone, cs_xstrdup(entry->rec->key)));
+	remove_entry(dir, entry);
+}
+
+bool cs_dir_del(struct cs_dir *dir, const cs_record *record)
+{
+	char *key = cs_record_key(record);
+	struct cs_entry *entry = key ? cs_dir_entry(dir, key) : NULL;
+	free(key);
+	if (entry)
+		delete_entry(dir, entry);
+	return entry != NULL;
+}
+
+bool cs_dir_publish(struct cs_dir *dir, uint64_t revision, bool even_unchanged)
+{
+	if (!dir->changed && dir->published && !even_unchanged)
+		return false;
+	for (size_t i = dir->nchanges; i > 0; i--) {
+		struct cs_change *change = &dir->changes[(dir->head + i - 1) % dir->cap];
+		if (change->revision != 0)
+			break;
+		change->revision = revision;
+	}
+	if (!dir->published)
+		dir->floor = revision;
+	dir->published = true;
+	dir->changed = false;
+	dir->revision = revision;
+	while (dir->nchanges > dir->limits.changes)
+		drop_oldest(dir);
+	struct cs_dir_watch *watch, *tmp;
+	DL_FOREACH_SAFE (dir->watchers, watch, tmp)
+		watch->fn(watch);
+	return true;
+}
+
+/* --- looking --- */
+
+uint64_t cs_dir_epoch(const struct cs_dir *dir)
+{
+	return dir->epoch;
+}
+
+uint64_t cs_dir_revision(const struct cs_dir *dir)
+{
+	return dir->revision;
+}
+
+bool cs_dir_published(const struct cs_dir *dir)
+{
+	return dir->published;
+}
+
+size_t cs_dir_count(const struct cs_dir *dir, Countersign__V1__Kind kind)
+{
+	return dir->counts[kind];
+}
+
+size_t cs_dir_changes(const struct cs_dir *dir)
+{
+	return dir->nchanges;
+}
+
+const cs_record *cs_dir_get(const struct cs_dir *dir, const cs_record *record)
+{
+	char *key = cs_record_key(record);
+	struct cs_entry *entry = key ? cs_dir_entry(dir, key) : NULL;
+	free(key);
+	return entry ? entry->rec->msg : NULL;
+}
+
+const Countersign__V1__Identity *cs_dir_identity(const struct cs_dir *dir, uint32_t id)
+{
+	char key[32];
+	snprintf(key, sizeof(key), "identity/%u", id);
+	struct cs_entry *entry = cs_dir_entry(dir, key);
+	return entry ? entry->rec->msg->identity : NULL;
+}
+
+const Countersign__V1__Node *cs_dir_node(const struct cs_dir *dir, const char *name)
+{
+	char key[CS_NODE_NAME_BYTES + 8];
+	snprintf(key, sizeof(key), "node/%s", name);
+	struct cs_entry *entry = cs_dir_entry(dir, key);
+	return entry ? entry->rec->msg->node : NULL;
+}
+
+const Countersign__V1__Placement *cs_dir_placement(const struct cs_dir *dir, uint32_t identity, const char *node)
+{
+	char key[CS_NODE_NAME_BYTES + 32];
+	snprintf(key, sizeof(key), "placement/%u/%s", identity, node);
+	struct cs_entry *entry = cs_dir_entry(dir, key);
+	return entry ? entry->rec->msg->placement : NULL;
+}
+
+void cs_dir_each(
+	const struct cs_dir *dir, Countersign__V1__Kind kind, void (*fn)(const cs_record *, void *), void *data)
+{
+	for (const struct cs_entry *entry = dir->kinds[kind]; entry; entry = entry->knext)
+		fn(entry->rec->msg, data);
+}
+
+void cs_dir_watch(struct cs_dir *dir, struct cs_dir_watch *watch)
+{
+	DL_APPEND(dir->watchers, watch);
+}
+
+void cs_dir_unwatch(struct cs_dir *dir, struct cs_dir_watch *watch)
+{
+	DL_DELETE(dir->watchers, watch);
+}
+
+/* --- replacing everything --- */
+
+void cs_dir_replace_begin(struct cs_dir *dir)
+{
+	struct cs_entry *entry, *tmp;
+	HASH_ITER (hh, dir->entries, entry, tmp)
+		entry->seen = false;
+}
+
+void cs_dir_replace_end(struct cs_dir *dir, bool (*keep)(const cs_record *, void *), void *data)
+{
+	struct cs_entry *entry, *tmp;
+	HASH_ITER (hh, dir->entries, entry, tmp)
+		if (!entry->seen && !(keep && keep(entry->rec->msg, data)))
+			delete_entry(dir, entry);
+}

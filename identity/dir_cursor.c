@@ -1,0 +1,240 @@
+/* What a follower gets next: the full state first, or the changes since where it was, then the changes. */
+#include "dir_private.h"
+
+#include <errno.h>
+#include "limits.h"
+#include "mem.h"
+
+struct cs_cursor {
+	struct cs_dir *dir;
+	struct cs_follow follow;
+	char node[CS_NODE_NAME_BYTES + 1];
+	bool started, full; /* full: what is being sent is the full state */
+	uint64_t at;        /* the follower has everything up to here */
+	uint64_t to;        /* ... and will, when pending is sent */
+	struct cs_rec **pending;
+	size_t npending, cap, next;
+	cs_record **lent; /* the array of the last batch */
+	size_t lentcap;
+};
+
+struct cs_cursor *cs_cursor_new(struct cs_dir *dir, const struct cs_follow *follow)
+{
+	struct cs_cursor *c = cs_xcalloc(1, sizeof(*c));
+	c->dir = dir;
+	c->follow = *follow;
+	snprintf(c->node, sizeof(c->node), "%s", follow->node ? follow->node : "");
+	c->follow.node = c->node;
+	return c;
+}
+
+static void drop_pending(struct cs_cursor *c)
+{
+	for (size_t i = 0; i < c->npending; i++)
+		cs_rec_unref(c->pending[i]);
+	c->npending = c->next = 0;
+}
+
+void cs_cursor_free(struct cs_cursor *c)
+{
+	if (!c)
+		return;
+	drop_pending(c);
+	free(c->pending);
+	free(c->lent);
+	free(c);
+}
+
+static bool wants(const struct cs_cursor *c, Countersign__V1__Kind kind)
+{
+	return c->follow.kinds == 0 || (c->follow.kinds & (1u << kind)) != 0;
+}
+
+static void add_take(struct cs_cursor *c, struct cs_rec *rec)
+{
+	if (c->npending == c->cap) {
+		c->cap = c->cap ? c->cap * 2 : 64;
+		c->pending = cs_xrealloc(c->pending, c->cap, sizeof(struct cs_rec *));
+	}
+	c->pending[c->npending++] = rec;
+}
+
+static bool policy_of(const struct cs_rec *rec, uint32_t *local)
+{
+	if (rec->kind == COUNTERSIGN__V1__KIND__KIND_POLICY_ROW)
+		*local = rec->msg->policy_row->local;
+	else if (rec->kind == COUNTERSIGN__V1__KIND__KIND_POLICY_DEFAULT)
+		*local = rec->msg->policy_default->local;
+	else
+		return false;
+	return true;
+}
+
+static void collect_full(struct cs_cursor *c)
+{
+	struct cs_dir *dir = c->dir;
+	for (int kind = 1; kind < CS_KINDS; kind++) {
+		if (!wants(c, (Countersign__V1__Kind)kind))
+			continue;
+		for (struct cs_entry *entry = dir->kinds[kind]; entry; entry = entry->knext) {
+			uint32_t local;
+			if (policy_of(entry->rec, &local) && !cs_dir_placement(dir, local, c->node))
+				continue;
+			add_take(c, cs_rec_ref(entry->rec));
+		}
+	}
+}
+
+/* Text keys that were met; the strings are borrowed. */
+struct met {
+	const char *key;
+	UT_hash_handle hh;
+};
+
+static bool meet(struct met **set, const char *key)
+{
+	struct met *m;
+	HASH_FIND(hh, *set, key, strlen(key), m);
+	if (m)
+		return false;
+	m = cs_xcalloc(1, sizeof(*m));
+	m->key = key;
+	HASH_ADD_KEYPTR(hh, *set, m->key, strlen(m->key), m);
+	return true;
+}
+
+static void forget(struct met **set)
+{
+	struct met *m, *tmp;
+	HASH_ITER (hh, *set, m, tmp) {
+		HASH_DEL(*set, m);
+		free(m);
+	}
+}
+
+/* An identity came to or left this follower's node: its policy comes or goes with it, although it did not change. */
+static void collect_moved(struct cs_cursor *c, uint32_t identity, struct met **met)
+{
+	bool here = cs_dir_placement(c->dir, identity, c->node) != NULL;
+	struct cs_local *local;
+	HASH_FIND(hh, c->dir->locals, &identity, sizeof(identity), local);
+	for (struct cs_entry *entry = local ? local->entries : NULL; entry; entry = entry->lnext) {
+		if (!wants(c, entry->rec->kind))
+			continue;
+		/* A deleted record of that key may be in the changes too: the state of now is what counts. */
+		meet(met, entry->rec->key);
+		if (here)
+			add_take(c, cs_rec_ref(entry->rec));
+		else
+			add_take(
+				c, cs_rec_new_take(cs_record_copy(entry->rec->msg, true), cs_xstrdup(entry->rec->key)));
+	}
+}
+
+static void collect_changes(struct cs_cursor *c)
+{
+	struct cs_dir *dir = c->dir;
+	struct met *met = NULL, *moved = NULL;
+	size_t first = dir->nchanges;
+	while (first > 0 && cs_dir_change(dir, first - 1)->revision > c->at)
+		first--;
+	for (size_t i = first; i < dir->nchanges; i++) {
+		struct cs_rec *rec = cs_dir_change(dir, i)->rec;
+		if (rec->kind == COUNTERSIGN__V1__KIND__KIND_PLACEMENT &&
+			strcmp(rec->msg->placement->node, c->node) == 0 && meet(&moved, rec->key))
+			collect_moved(c, rec->msg->placement->identity, &met);
+	}
+	for (size_t i = dir->nchanges; i > first; i--) {
+		struct cs_rec *rec = cs_dir_change(dir, i - 1)->rec;
+		uint32_t local;
+		if (!wants(c, rec->kind))
+			continue;
+		/* A row that goes is said even if its identity was never here: harmless, and else one could be missed. */
+		if (policy_of(rec, &local) && !rec->msg->deleted && !cs_dir_placement(dir, local, c->node))
+			continue;
+		if (meet(&met, rec->key))
+			add_take(c, cs_rec_ref(rec));
+	}
+	forget(&met);
+	forget(&moved);
+}
+
+static int collect(struct cs_cursor *c, struct cs_error *e)
+{
+	struct cs_dir *dir = c->dir;
+	drop_pending(c);
+	if (!dir->published)
+		return 0;
+	if (!c->started) {
+		c->started = true;
+		c->full = !c->follow.resume || c->follow.once || c->follow.epoch != dir->epoch ||
+			  c->follow.revision < dir->floor || c->follow.revision > dir->revision;
+		if (!c->full)
+			c->at = c->follow.revision;
+	} else {
+		c->full = false;
+	}
+	c->to = dir->revision;
+	if (c->full) {
+		collect_full(c);
+		return 1;
+	}
+	if (c->at == dir->revision)
+		return 0;
+	if (c->at < dir->floor)
+		return cs_error_reason(e, -EOVERFLOW, CS_R_TOO_MANY,
+			"too slow: the changes after revision %llu are no longer kept; follow anew",
+			(unsigned long long)c->at);
+	collect_changes(c);
+	/* Changes of which none is for this follower move its position only. */
+	return 1;
+}
+
+static void batch_init(struct cs_cursor *c, struct cs_batch *ret, uint64_t revision)
+{
+	*ret = (struct cs_batch){.last = false};
+	countersign__v1__directory_batch__init(&ret->msg);
+	countersign__v1__position__init(&ret->position);
+	ret->position.epoch = c->dir->epoch;
+	ret->position.revision = revision;
+	ret->msg.position = &ret->position;
+}
+
+int cs_cursor_next(struct cs_cursor *c, size_t max_bytes, struct cs_batch *ret, struct cs_error *e)
+{
+	if (c->started && c->at == c->to && c->follow.once)
+		return 0;
+	if (c->next == c->npending) {
+		int r = collect(c, e);
+		if (r <= 0)
+			return r;
+	}
+	batch_init(c, ret, c->to);
+	size_t bytes = 64, n = 0, left = c->npending - c->next;
+	while (n < left && (n == 0 || bytes + c->pending[c->next + n]->packed <= max_bytes))
+		bytes += c->pending[c->next + n++]->packed;
+	if (n > c->lentcap) {
+		c->lentcap = n;
+		c->lent = cs_xrealloc(c->lent, n, sizeof(*c->lent));
+	}
+	for (size_t i = 0; i < n; i++)
+		c->lent[i] = c->pending[c->next + i]->msg;
+	c->next += n;
+	ret->msg.records = c->lent;
+	ret->msg.n_records = n;
+	if (c->next == c->npending) {
+		ret->msg.complete = true;
+		ret->msg.synced = c->full;
+		ret->last = c->follow.once;
+		c->at = c->to;
+	}
+	return 1;
+}
+
+int cs_cursor_heartbeat(struct cs_cursor *c, struct cs_batch *ret)
+{
+	if (c->next < c->npending)
+		return 0;
+	batch_init(c, ret, c->at);
+	return 1;
+}

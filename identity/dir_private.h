@@ -1,0 +1,61 @@
+/* The inside of the directory, for dir.c and dir_cursor.c only. */
+#ifndef CS_DIR_PRIVATE_H
+#define CS_DIR_PRIVATE_H
+
+#include "dir.h"
+
+#include <uthash.h>
+#include <utlist.h>
+
+#define CS_KINDS 11
+
+/* A record that several hold: the state, the changes and the followers it is being sent to. */
+struct cs_rec {
+	unsigned refs;
+	Countersign__V1__Kind kind;
+	char *key;
+	cs_record *msg;
+	size_t packed; /* bytes inside a batch, framing included */
+};
+
+struct cs_entry {
+	struct cs_rec *rec;
+	bool seen; /* by the replacement under way */
+	struct cs_local *local;
+	UT_hash_handle hh;
+	struct cs_entry *kprev, *knext; /* of its kind */
+	struct cs_entry *lprev, *lnext; /* of its local identity */
+};
+
+/* The policy rows and default of one local identity. */
+struct cs_local {
+	uint32_t identity;
+	struct cs_entry *entries;
+	UT_hash_handle hh;
+};
+
+struct cs_change {
+	uint64_t revision;
+	struct cs_rec *rec; /* msg->deleted: it went away */
+};
+
+struct cs_dir {
+	uint64_t epoch, revision, floor; /* one can resume from floor or later */
+	bool published, changed;
+	struct cs_dir_limits limits;
+	struct cs_entry *entries;
+	struct cs_entry *kinds[CS_KINDS];
+	size_t counts[CS_KINDS];
+	struct cs_local *locals;
+	struct cs_change *changes; /* ring */
+	size_t cap, head, nchanges;
+	struct cs_dir_watch *watchers;
+};
+
+struct cs_rec *cs_rec_new_take(cs_record *record, char *key);
+struct cs_rec *cs_rec_ref(struct cs_rec *rec);
+void cs_rec_unref(struct cs_rec *rec);
+const struct cs_change *cs_dir_change(const struct cs_dir *dir, size_t i); /* 0: the oldest */
+struct cs_entry *cs_dir_entry(const struct cs_dir *dir, const char *key);
+
+#endif

@@ -1,0 +1,32 @@
+/* All limits of this room, each with what it is there for. */
+#ifndef CS_IDENTITY_LIMITS_H
+#define CS_IDENTITY_LIMITS_H
+
+/* Numeric identities of label sets (facts of Cilium's numbering: 1-255 are reserved or fixed). */
+#define CS_IDENTITY_MIN       256u
+#define CS_IDENTITY_MAX       65535u
+#define CS_NODE_NAME_BYTES    253 /* a DNS name */
+#define CS_ENDPOINT_ID_MAX    128 /* becomes part of keys, logs and a file's content */
+#define CS_INTERFACE_MAX      15  /* IFNAMSIZ - 1 */
+#define CS_FAMILY_ADDRS_MAX   4   /* addresses of an endpoint, per family: what its map row holds */
+#define CS_NODE_ADDRS_MAX     8
+#define CS_NODE_ENDPOINTS_MAX 4096 /* registrations of one node: a node that registers without end fills no store */
+
+/* Directory: 150,000 addresses, 65,000 identities, 5,000 nodes and their policy rows. */
+#define CS_DIR_RECORDS_MAX 2000000
+/* Changes that are kept for those who come back; who was away for more gets the full state. */
+#define CS_DIR_CHANGES_MAX 65536
+#define CS_BATCH_BYTES_MAX (1024 * 1024)
+/* Streams at a time: 5,000 nodes and then some. */
+#define CS_FOLLOWERS_MAX      6000
+#define CS_HEARTBEAT_MS       5000
+#define CS_FOLLOWER_STALL_MS  60000 /* a follower that takes nothing for so long is cut off */
+#define CS_NODE_HEARTBEAT_MS  10000
+#define CS_CLAIM_RETRY_MIN_MS 1000
+#define CS_CLAIM_RETRY_MAX_MS 15000
+
+/* Disk: what waits for the writer, and what one transaction takes. */
+#define CS_WRITER_QUEUE_MAX 16384
+#define CS_WRITER_BATCH_MAX 256
+
+#endif
