@@ -16,6 +16,7 @@
 #include "instance.h"
 #include "loop.h"
 #include "metrics.h"
+#include "options.h"
 #include "settings.h"
 #include "status.h"
 
@@ -42,15 +43,6 @@ extern const char *const cs_log_levels[], *const cs_log_formats[];
 		CS_SET_LIST(config, field.agent, "roles.agent", "", 0, 64, "Node agents, which register endpoints"),   \
 		CS_SET_LIST(config, field.adapter, "roles.adapter", "", 0, 64, "The user of spire-adapter"),           \
 		CS_SET_LIST(config, field.authd, "roles.authd", "", 0, 64, "The user of authd")
-
-/* An option of one daemon. With `mode` the program does that one thing and ends: no instance is made, no socket. */
-struct cs_option {
-	const char *name; /* without the dashes */
-	const char *arg;  /* "FILE" in --help; NULL: takes no value */
-	bool mode;
-	bool rest; /* further arguments may follow, as in --check-policy FILE... */
-	const char *help;
-};
 
 struct cs_daemon;
 struct cs_daemon_spec {
