@@ -28,10 +28,14 @@ size_t cs_bundle_count(const struct cs_bundle *bundle);
 /* How many were left out; *ret_why (if not NULL) gets the first one's error if there is one. */
 size_t cs_bundle_refused(const struct cs_bundle *bundle, struct cs_error *ret_why);
 
-/* Authority i as it came, and what it says. Borrowed. */
-struct cs_der cs_bundle_der(const struct cs_bundle *bundle, size_t i);
-const struct cs_cert_facts *cs_bundle_facts(const struct cs_bundle *bundle, size_t i);
-X509 *cs_bundle_x509(const struct cs_bundle *bundle, size_t i); /* lent */
+/* One authority, i < cs_bundle_count(). All of it is borrowed from the bundle. */
+struct cs_authority {
+	struct cs_der der; /* as it came */
+	const struct cs_cert_facts *facts;
+	const uint8_t *sha256; /* [32] */
+	X509 *x509;
+};
+struct cs_authority cs_bundle_authority(const struct cs_bundle *bundle, size_t i);
 
 /* The current bundle of each trust domain. */
 struct cs_bundles;

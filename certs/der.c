@@ -1,5 +1,6 @@
 #include "der.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* X.690 10.1: definite lengths in the fewest bytes. Returns the bytes used by the length, 0 if malformed. */
@@ -172,4 +173,28 @@ bool cs_der_oid(struct cs_der body)
 		start = !(body.data[i] & 0x80);
 	}
 	return body.len > 0 && start;
+}
+
+const char *cs_der_oid_text(struct cs_der oid, char text[static CS_DER_OID_TEXT])
+{
+	const size_t size = CS_DER_OID_TEXT;
+	size_t used = 0;
+	uint64_t arc = 0;
+	bool first = true;
+	text[0] = '\0';
+	for (size_t i = 0; i < oid.len && used < size; i++) {
+		arc = arc << 7 | (oid.data[i] & 0x7f);
+		if (oid.data[i] & 0x80)
+			continue;
+		if (first)
+			used += (size_t)snprintf(text, size, "%u.%llu", arc < 80 ? (unsigned)arc / 40 : 2,
+				(unsigned long long)(arc < 80 ? arc % 40 : arc - 80));
+		else
+			used += (size_t)snprintf(text + used, size - used, ".%llu", (unsigned long long)arc);
+		first = false;
+		arc = 0;
+	}
+	if (used >= size)
+		memcpy(text + size - 4, "...", 4);
+	return text;
 }

@@ -56,5 +56,8 @@ bool cs_der_named_bits(struct cs_der body, uint16_t *ret);
 bool cs_der_time_unix_s(const struct cs_der_element *element, int64_t *ret);
 /* Does body hold a well-formed OBJECT IDENTIFIER content? */
 bool cs_der_oid(struct cs_der body);
+/* "1.2.840.10045.2.1", for errors; what does not fit ends in "...". Returns text. */
+#define CS_DER_OID_TEXT 64
+const char *cs_der_oid_text(struct cs_der body, char text[static CS_DER_OID_TEXT]);
 
 #endif

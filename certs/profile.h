@@ -16,7 +16,6 @@ struct cs_key_id {
 
 /* What one certificate says. Spans are borrowed from the DER. */
 struct cs_cert_facts {
-	struct cs_spiffe_id id;                      /* leaf only */
 	uint8_t serial[CS_SERIAL_MAX];               /* big endian, right-aligned */
 	int64_t not_before_unix_s, not_after_unix_s; /* both inclusive (RFC 5280 4.1.2.5) */
 	struct cs_key_id subject_key_id, authority_key_id;
@@ -27,8 +26,10 @@ struct cs_cert_facts {
 	int path_len;                        /* CA only; -1: not limited */
 };
 
-/* Reasons: CERTIFICATE_MALFORMED (not DER, not X.509), ALGORITHM_REFUSED, SVID_PROFILE. *ret is undefined on failure. */
-CS_MUST_USE int cs_profile_leaf(struct cs_der der, struct cs_cert_facts *ret, struct cs_error *e);
+/* Reasons: CERTIFICATE_MALFORMED (not DER, not X.509), ALGORITHM_REFUSED, SVID_PROFILE. What *ret
+ * and *ret_id hold on failure means nothing. */
+CS_MUST_USE int cs_profile_leaf(
+	struct cs_der der, struct cs_cert_facts *ret, struct cs_spiffe_id *ret_id, struct cs_error *e);
 /* An intermediate or a root. */
 CS_MUST_USE int cs_profile_authority(struct cs_der der, struct cs_cert_facts *ret, struct cs_error *e);
 
