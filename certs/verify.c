@@ -163,11 +163,12 @@ static int choose_bundle(struct candidate *c, const struct cs_verify *what, stru
 	return 0;
 }
 
+/* RFC 5280 4.1.2.5: both ends are within. OpenSSL takes the last second as over, and so do we. */
 static int check_time(int64_t now_unix_s, int64_t not_before_unix_s, int64_t not_after_unix_s, struct cs_error *e)
 {
-	if (now_unix_s >= not_before_unix_s && now_unix_s <= not_after_unix_s)
+	if (now_unix_s >= not_before_unix_s && now_unix_s < not_after_unix_s)
 		return 0;
-	bool expired = now_unix_s > not_after_unix_s;
+	bool expired = now_unix_s >= not_after_unix_s;
 	time_t edge = (time_t)(expired ? not_after_unix_s : not_before_unix_s);
 	struct tm tm;
 	char text[32] = "";

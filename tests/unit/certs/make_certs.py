@@ -434,7 +434,9 @@ def chains():
     write("beyond-path-len-0", beyond)
     write("below-beyond", leaf(beyond))
     # a leaf that signs
-    write("below-leaf", leaf(leaf(ROOT)))
+    signing = leaf(ROOT)
+    write("signing-leaf", signing)
+    write("below-leaf", leaf(signing))
     # time
     write("expired", leaf(ROOT, since=-2 * HOUR, until=-1))
     write("not-yet", leaf(ROOT, since=1, until=HOUR))
@@ -447,6 +449,8 @@ def chains():
     signed = bytearray(leaf(ROOT).der)
     signed[-1] ^= 1
     write("bad-signature", bytes(signed))
+    # certificatePolicies that nobody needs and that do not parse: OpenSSL does not look, mbedTLS does
+    write("odd-policies", change(leaf(ROOT), add("2.5.29.32", [0x30, [[0x02, b"\1"]]]), ROOT))
     impostor = authority(subject=ROOT.cert.subject, ski=ROOT.cert.extensions.get_extension_for_class(
         x509.SubjectKeyIdentifier).value)
     write("impostor", impostor)
