@@ -31,7 +31,7 @@ struct cs_roles {
 	size_t n;
 };
 
-/* The default: root has every local role, group `countersign` (if it exists) is viewer, nobody else has one. */
+/* Root has every local role, nobody else has one. */
 void cs_roles_init(struct cs_roles *roles);
 /* who: "user:NAME", "uid:NUMBER", "group:NAME" or "gid:NUMBER". Whoever has any role is a viewer too. -ENOENT: no such
  * user or group; -EINVAL: malformed; -ENOSPC: CS_ROLES_MEMBERS_MAX. Blocks on the user database: at start only. */

@@ -1,0 +1,161 @@
+/* The TLS half of a connection: OpenSSL over memory BIOs, so that the loop owns the socket. */
+#include "http2.h"
+
+#include <errno.h>
+#include <openssl/err.h>
+#include <string.h>
+
+static const uint8_t h2[] = {2, 'h', '2'};
+
+static int select_h2(SSL *ssl, const unsigned char **out, unsigned char *outlen, const unsigned char *in,
+	unsigned int inlen, void *data)
+{
+	(void)ssl;
+	(void)data;
+	unsigned char *selected;
+	if (SSL_select_next_proto(&selected, outlen, h2, sizeof(h2), in, inlen) != OPENSSL_NPN_NEGOTIATED)
+		return SSL_TLSEXT_ERR_ALERT_FATAL;
+	*out = selected;
+	return SSL_TLSEXT_ERR_OK;
+}
+
+/* OpenSSL's first reason, and the verifier's if it was that. */
+static int tls_error(struct cs_http2 *h, struct cs_error *e, const char *what)
+{
+	unsigned long code = ERR_get_error();
+	const char *text = code ? ERR_reason_error_string(code) : NULL;
+	long verify = SSL_get_verify_result(h->ssl);
+	ERR_clear_error();
+	if (verify != X509_V_OK)
+		return cs_error_set(e, -EPROTO, "%s: %s", what, X509_verify_cert_error_string(verify));
+	return cs_error_set(e, -EPROTO, "%s: %s", what, text ? text : "unknown error");
+}
+
+int cs_http2_tls_start(struct cs_http2 *h, struct cs_error *e)
+{
+	*e = (struct cs_error){.code = -EACCES, .text = "there is no certificate to speak TLS with"};
+	SSL_CTX *ctx = h->tls->context(h->tls->data, e);
+	if (!ctx)
+		return e->code < 0 ? e->code : -EACCES;
+	int mode = SSL_CTX_get_verify_mode(ctx);
+	if (!(mode & SSL_VERIFY_PEER) || (h->server && !(mode & SSL_VERIFY_FAIL_IF_NO_PEER_CERT)))
+		return cs_error_set(e, -EINVAL, "the TLS context does not ask for the peer's certificate");
+	if (h->server)
+		SSL_CTX_set_alpn_select_cb(ctx, select_h2, NULL);
+	ERR_clear_error();
+	h->ssl = SSL_new(ctx);
+	if (!h->ssl)
+		return cs_error_set(e, -ENOMEM, "no memory for TLS");
+	BIO *in = BIO_new(BIO_s_mem()), *out = BIO_new(BIO_s_mem());
+	SSL_set_bio(h->ssl, in, out);
+	if (!in || !out || SSL_set_alpn_protos(h->ssl, h2, sizeof(h2)) != 0)
+		return cs_error_set(e, -ENOMEM, "no memory for TLS");
+	if (h->server) {
+		SSL_set_accept_state(h->ssl);
+		return 0;
+	}
+	SSL_set_connect_state(h->ssl);
+	SSL_do_handshake(h->ssl);
+	return 0;
+}
+
+/* The chain as the peer sent it, leaf first, on both sides; OpenSSL leaves the leaf out on the server's. */
+static STACK_OF(X509) * peer_chain(SSL *ssl)
+{
+	X509 *leaf = SSL_get1_peer_certificate(ssl);
+	STACK_OF(X509) *sent = SSL_get_peer_cert_chain(ssl), *chain = sk_X509_new_null();
+	bool ok = leaf && chain && sk_X509_push(chain, leaf) > 0;
+	if (!ok)
+		X509_free(leaf);
+	for (int i = SSL_is_server(ssl) ? 0 : 1; ok && i < sk_X509_num(sent); i++) {
+		X509 *x = sk_X509_value(sent, i);
+		ok = X509_up_ref(x) && sk_X509_push(chain, x) > 0;
+	}
+	if (ok)
+		return chain;
+	sk_X509_pop_free(chain, X509_free);
+	return NULL;
+}
+
+static int established(struct cs_http2 *h, struct cs_error *e)
+{
+	const unsigned char *alpn;
+	unsigned int n;
+	SSL_get0_alpn_selected(h->ssl, &alpn, &n);
+	if (n != 2 || memcmp(alpn, "h2", 2) != 0)
+		return cs_error_set(e, -EPROTO, "the other side does not speak HTTP/2 (no ALPN h2)");
+	STACK_OF(X509) *chain = peer_chain(h->ssl);
+	if (!chain)
+		return cs_error_set(e, -EACCES, "the other side showed no certificate");
+	h->peer[0] = '\0';
+	int r = h->tls->peer(chain, h->peer, h->tls->data, e);
+	sk_X509_pop_free(chain, X509_free);
+	if (r < 0)
+		return r;
+	return cs_http2_up(h, e);
+}
+
+static int read_inside(struct cs_http2 *h, struct cs_error *e)
+{
+	uint8_t plain[16384];
+	for (;;) {
+		ERR_clear_error();
+		int n = SSL_read(h->ssl, plain, sizeof(plain));
+		if (n > 0) {
+			int r = cs_http2_input(h, plain, (size_t)n, e);
+			if (r < 0)
+				return r;
+			continue;
+		}
+		switch (SSL_get_error(h->ssl, n)) {
+		case SSL_ERROR_WANT_READ:
+			return 0;
+		case SSL_ERROR_ZERO_RETURN:
+			return cs_error_set(e, -ECONNRESET, "the other side closed the connection");
+		default:
+			return tls_error(h, e, "TLS");
+		}
+	}
+}
+
+int cs_http2_tls_read(struct cs_http2 *h, const uint8_t *bytes, size_t n, struct cs_error *e)
+{
+	if (BIO_write(SSL_get_rbio(h->ssl), bytes, (int)n) != (int)n)
+		return cs_error_set(e, -ENOMEM, "no memory for TLS");
+	if (!h->is_up) {
+		ERR_clear_error();
+		int done = SSL_do_handshake(h->ssl);
+		if (done != 1)
+			return SSL_get_error(h->ssl, done) == SSL_ERROR_WANT_READ
+				       ? 0
+				       : tls_error(h, e, "the TLS handshake failed");
+		int r = established(h, e);
+		if (r < 0)
+			return r;
+	}
+	return read_inside(h, e);
+}
+
+int cs_http2_tls_write(struct cs_http2 *h, const uint8_t *bytes, size_t n, struct cs_error *e)
+{
+	ERR_clear_error();
+	int r = SSL_write(h->ssl, bytes, (int)n);
+	return r == (int)n ? 0 : tls_error(h, e, "TLS");
+}
+
+void cs_http2_tls_end(struct cs_http2 *h)
+{
+	ERR_clear_error();
+	SSL_shutdown(h->ssl); /* whether it comes across is the peer's affair */
+}
+
+size_t cs_http2_tls_pending(const struct cs_http2 *h)
+{
+	return h->ssl ? BIO_ctrl_pending(SSL_get_wbio(h->ssl)) : 0;
+}
+
+size_t cs_http2_tls_take(struct cs_http2 *h, uint8_t *out, size_t room)
+{
+	int n = BIO_read(SSL_get_wbio(h->ssl), out, room > INT32_MAX ? INT32_MAX : (int)room);
+	return n > 0 ? (size_t)n : 0;
+}
