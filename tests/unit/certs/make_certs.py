@@ -445,6 +445,8 @@ def chains():
     old = authority(since=-2 * HOUR, until=-1)
     write("root-expired", old)
     write("below-root-expired", leaf(old))
+    # two of these are more than a chain may have
+    write("large", change(leaf(ROOT), add("1.3.6.1.4.1.55555.1", [0x04, bytes(9000)]), ROOT))
     # a signature that does not hold; the right names by another key
     signed = bytearray(leaf(ROOT).der)
     signed[-1] ^= 1
