@@ -89,8 +89,8 @@ void cs_compiled_free(struct cs_compiled *c);
 /* Borrowed from c. Prefixes: all that some policy names, sorted by prefix. Findings: by policy, rule, kind. */
 const struct cs_prefix_identity *cs_compiled_prefixes(const struct cs_compiled *c, size_t *n);
 const struct cs_finding *cs_compiled_findings(const struct cs_compiled *c, size_t *n);
-/* Identities (known ones, ascending) that a spec selects. */
-const uint32_t *cs_compiled_subjects(const struct cs_compiled *c, const struct cs_spec *spec, size_t *n);
+/* How many of the identities a spec of the policies selects. */
+size_t cs_compiled_count(const struct cs_compiled *c, const struct cs_spec *spec);
 
 /* Rows and defaults for these local identities (any order; unknown ones and duplicates are left out). */
 CS_MUST_USE int cs_compiled_rows(
