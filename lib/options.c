@@ -76,6 +76,7 @@ void cs_options_help(const struct cs_option *options, size_t n, FILE *out)
 			snprintf(letter, sizeof(letter), "-%c, ", o->letter);
 		snprintf(left, sizeof(left), "%s--%s%s%s%s", letter, o->name, o->arg ? " " : "", o->arg ? o->arg : "",
 			o->rest ? "..." : "");
-		fprintf(out, "  %-26s %s%s.\n", left, o->help, o->many ? "; may be repeated" : "");
+		fprintf(out, "  %-26s %s%s%s.\n", left, o->help, o->required ? "; required" : "",
+			o->many ? "; may be repeated" : "");
 	}
 }

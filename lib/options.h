@@ -14,6 +14,7 @@ struct cs_option {
 	const char *help; /* one sentence, no full stop */
 	char letter;      /* 0: none */
 	bool many;        /* may be given more than once */
+	bool required;    /* checked by whoever reads the options; the help says it */
 	/* Of a daemon's own options (daemon.h): the program does that one thing and ends; no instance is made, no socket. */
 	bool mode;
 	bool rest; /* further arguments may follow, as in --check-policy FILE... */

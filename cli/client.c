@@ -1,0 +1,99 @@
+#include "client.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <countersign/v1/auth.pb-c.h>
+#include <countersign/v1/directory.pb-c.h>
+#include <countersign/v1/endpoints.pb-c.h>
+#include <countersign/v1/status.pb-c.h>
+#include <countersign/v1/svids.pb-c.h>
+#include "instance.h"
+
+const struct cs_service cs_service_directory = {"identityd", "countersign-identityd", "directory.sock",
+				&countersign__v1__directory__descriptor},
+			cs_service_endpoints = {"identityd", "countersign-identityd", "endpoints.sock",
+				&countersign__v1__endpoints__descriptor},
+			cs_service_svids = {"spire-adapter", "countersign-spire-adapter", "svids.sock",
+				&countersign__v1__svids__descriptor},
+			cs_service_auth = {
+				"authd", "countersign-authd", "auth.sock", &countersign__v1__auth__descriptor};
+
+const struct cs_service cs_service_status[] = {
+	{"identityd", "countersign-identityd", "status.sock", &countersign__v1__status__descriptor},
+	{"spire-adapter", "countersign-spire-adapter", "status.sock", &countersign__v1__status__descriptor},
+	{"authd", "countersign-authd", "status.sock", &countersign__v1__status__descriptor},
+};
+const size_t cs_service_nstatus = sizeof(cs_service_status) / sizeof(cs_service_status[0]);
+
+static int exit_of(enum cs_grpc_code code)
+{
+	switch (code) {
+	case CS_GRPC_OK:
+		return CS_OK;
+	case CS_GRPC_INVALID_ARGUMENT:
+	case CS_GRPC_NOT_FOUND:
+	case CS_GRPC_ALREADY_EXISTS:
+	case CS_GRPC_PERMISSION_DENIED:
+	case CS_GRPC_UNAUTHENTICATED:
+	case CS_GRPC_FAILED_PRECONDITION:
+	case CS_GRPC_OUT_OF_RANGE:
+		return CS_REFUSED;
+	default:
+		return CS_FAILED;
+	}
+}
+
+/* No connection, or one that ended before its answer. */
+static void explain_unavailable(const struct cs_service *s, const char *path, const char *text, struct cs_error *e)
+{
+	struct stat st;
+	if (stat(path, &st) == 0)
+		cs_error_set(e, -ECONNREFUSED,
+			"%s does not answer at %s (%s); is it running, and has your user a role there (its settings "
+			"roles.*)?",
+			s->program, path, text);
+	else if (errno == EACCES)
+		cs_error_set(e, -EACCES,
+			"your user may not look at %s; run this as root, or choose another --instance DIR", path);
+	else
+		cs_error_set(e, -ENOENT, "there is no socket %s; is %s running, and is --instance DIR right?", path,
+			s->program);
+}
+
+static void explain(const struct cs_cli *cli, const struct cs_service *s, const char *path,
+	const struct cs_grpc_status *status, struct cs_error *e)
+{
+	if (status->code == CS_GRPC_UNAVAILABLE) {
+		explain_unavailable(s, path, status->message, e);
+	} else if (status->code == CS_GRPC_DEADLINE_EXCEEDED) {
+		cs_error_set(e, -ETIMEDOUT, "%s gave no answer at %s within %lld ms (%s); --timeout waits longer",
+			s->program, path, (long long)cli->timeout_ms, status->message);
+	} else {
+		const char *reason = status->reason == CS_R_NONE ? "" : cs_reason_name(status->reason);
+		cs_error_reason(e, -EIO, status->reason, "%s: %s%s%s", s->program,
+			status->message[0] ? status->message : cs_grpc_code_name(status->code), *reason ? ": " : "",
+			reason);
+	}
+}
+
+int cs_cli_call(const struct cs_cli *cli, const struct cs_service *service, const char *method,
+	const ProtobufCMessage *in, void (*fn)(const ProtobufCMessage *message, void *data), void *data,
+	struct cs_grpc_status *ret_status, struct cs_error *e)
+{
+	char path[CS_PATH], target[CS_PATH + 8];
+	struct cs_grpc_status status = {0};
+	if (cs_instance_path(cli->instance, service->daemon, service->socket, path, e) < 0)
+		return CS_USAGE;
+	snprintf(target, sizeof(target), "unix:%s", path);
+	const struct cs_grpc_channel_options options = {.target = target};
+	int r = cs_grpc_call_sync(&options, service->descriptor, method, in, cli->timeout_ms, fn, data, &status, e);
+	if (r < 0 && status.code == CS_GRPC_OK)
+		return CS_FAILED; /* before the call began: e says why */
+	if (status.code != CS_GRPC_OK)
+		explain(cli, service, path, &status, e);
+	if (ret_status)
+		*ret_status = status;
+	return exit_of(status.code);
+}

@@ -1,0 +1,25 @@
+/* Calls to the local services, and what is said when one fails. */
+#ifndef CS_CLI_CLIENT_H
+#define CS_CLI_CLIENT_H
+
+#include "cli.h"
+
+struct cs_service {
+	const char *daemon;  /* folder of the instance: "identityd" */
+	const char *program; /* "countersign-identityd" */
+	const char *socket;  /* "directory.sock" */
+	const ProtobufCServiceDescriptor *descriptor;
+};
+extern const struct cs_service cs_service_directory, cs_service_endpoints, cs_service_svids, cs_service_auth;
+
+/* The daemons of an instance, for `status` and the exporter: their service Status. */
+extern const struct cs_service cs_service_status[];
+extern const size_t cs_service_nstatus;
+
+/* One call; each message of the answer goes to fn (borrowed). An enum cs_exit; e names the socket and what to do.
+ * ret_status may be NULL. */
+CS_MUST_USE int cs_cli_call(const struct cs_cli *cli, const struct cs_service *service, const char *method,
+	const ProtobufCMessage *in, void (*fn)(const ProtobufCMessage *message, void *data), void *data,
+	struct cs_grpc_status *ret_status, struct cs_error *e);
+
+#endif

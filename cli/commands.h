@@ -1,0 +1,13 @@
+/* All commands; their table is in commands.c. */
+#ifndef CS_CLI_COMMANDS_H
+#define CS_CLI_COMMANDS_H
+
+#include "cli.h"
+
+extern const struct cs_command cs_cmd_status, cs_cmd_exporter;
+extern const struct cs_command cs_cmd_identity_list, cs_cmd_node_list, cs_cmd_policy_list, cs_cmd_policy_check;
+extern const struct cs_command cs_cmd_endpoint_list, cs_cmd_endpoint_register, cs_cmd_endpoint_unregister;
+extern const struct cs_command cs_cmd_svid_list;
+extern const struct cs_command cs_cmd_auth_list, cs_cmd_auth_explain, cs_cmd_auth_flush;
+
+#endif
