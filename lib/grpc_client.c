@@ -50,7 +50,7 @@ static int start(struct cs_grpc_channel *channel, const ProtobufCServiceDescript
 	const ProtobufCMessage *in, const struct cs_grpc_call_options *options, struct cs_grpc_client_call **ret_call,
 	struct cs_error *e)
 {
-	const ProtobufCMethodDescriptor *descriptor;
+	const ProtobufCMethodDescriptor *descriptor = NULL;
 	struct cs_grpc_packet *request;
 	int r = check_call(channel, service, method, &descriptor, e);
 	if (r == 0)
