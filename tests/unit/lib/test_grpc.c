@@ -329,12 +329,516 @@ static void stream_with_back_pressure(void **state)
 	fixture_free(f);
 }
 
+static enum cs_grpc_code outcome(const char *method, Countersign__Test__EchoRequest *request, int64_t timeout_ms)
+{
+	struct fixture *f = fixture_new();
+	serve(f, NULL);
+	connect_channel(f, NULL);
+	unary(f, method, request, timeout_ms);
+	cs_loop_run(&f->loop);
+	enum cs_grpc_code code = f->status.code;
+	assert_int_equal(f->done, 1);
+	fixture_free(f);
+	return code;
+}
+
+static void handler_forgets(void **state)
+{
+	(void)state;
+	REQUEST(request, request.code = 99);
+	assert_int_equal(outcome("Say", &request, 0), CS_GRPC_INTERNAL);
+}
+
+static void ok_without_reply(void **state)
+{
+	(void)state;
+	/* a stream of no messages is fine, a unary call without its reply is not; Operate needs another role */
+	REQUEST(request);
+	assert_int_equal(outcome("Unlisted", &request, 0), CS_GRPC_UNIMPLEMENTED);
+	struct fixture *f = fixture_new();
+	serve(f, NULL);
+	connect_channel(f, NULL);
+	follow(f, &request, 0);
+	cs_loop_run(&f->loop);
+	assert_int_equal(f->status.code, CS_GRPC_OK);
+	assert_int_equal(f->messages, 0);
+	fixture_free(f);
+}
+
+static void role_refused(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new();
+	f->roles.n = 0; /* root's own set would have it */
+	struct cs_error e;
+	char me[32];
+	snprintf(me, sizeof(me), "gid:%u", (unsigned)getegid());
+	assert_int_equal(cs_roles_allow(&f->roles, CS_ROLE_AGENT, me, &e), 0);
+	serve(f, NULL);
+	connect_channel(f, NULL);
+	REQUEST(request);
+	unary(f, "Operate", &request, 0);
+	cs_loop_run(&f->loop);
+	assert_int_equal(f->status.code, CS_GRPC_PERMISSION_DENIED);
+	assert_int_equal(f->status.reason, CS_R_ROLE_REFUSED);
+	assert_int_equal(f->refusals, 1);
+	assert_int_equal(f->refused, CS_R_ROLE_REFUSED);
+	fixture_free(f);
+}
+
+static void no_role_no_connection(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new();
+	f->roles.n = 0;
+	serve(f, NULL);
+	connect_channel(f, NULL);
+	REQUEST(request);
+	unary(f, "Say", &request, 0);
+	cs_loop_run(&f->loop);
+	assert_int_equal(f->status.code, CS_GRPC_UNAVAILABLE);
+	assert_non_null(strstr(f->status.message, "no role"));
+	assert_int_equal(f->refused, CS_R_ROLE_REFUSED);
+	assert_int_equal(f->connects, 0);
+	fixture_free(f);
+}
+
+static void deadline(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new();
+	serve(f, NULL);
+	connect_channel(f, NULL);
+	REQUEST(request, request.never = 1);
+	unary(f, "Say", &request, 50);
+	cs_loop_run(&f->loop);
+	assert_int_equal(f->status.code, CS_GRPC_DEADLINE_EXCEEDED);
+	assert_int_equal(f->cancels, 1);
+	assert_null(f->open);
+	fixture_free(f);
+}
+
+static void client_cancels_stream(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new();
+	serve(f, NULL);
+	connect_channel(f, NULL);
+	f->cancel_at = 3;
+	REQUEST(request, request.count = 100000; request.size = 10000);
+	follow(f, &request, 0);
+	cs_loop_run(&f->loop);
+	assert_int_equal(f->status.code, CS_GRPC_CANCELLED);
+	assert_int_equal(f->messages, 3);
+	assert_int_equal(f->cancels, 1);
+	assert_null(f->stream);
+	fixture_free(f);
+}
+
+static void resume_later(struct cs_timer *timer)
+{
+	struct fixture *f = timer->data;
+	/* While it was paused the server could queue no more than window and high-water mark together. */
+	assert_int_equal(f->messages, 5);
+	assert_non_null(f->stream);
+	assert_true(f->stream->at < 100);
+	cs_grpc_client_resume(f->call);
+}
+
+static void slow_reader_holds_the_window(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new();
+	serve(f, NULL);
+	connect_channel(f, NULL);
+	f->pause_at = 5;
+	cs_timer_init(&f->timer, &f->loop, resume_later, f);
+	f->has_timer = true;
+	cs_timer_start(&f->timer, 100, 0);
+	REQUEST(request, request.count = 500; request.size = 10000);
+	follow(f, &request, 0);
+	cs_loop_run(&f->loop);
+	assert_int_equal(f->status.code, CS_GRPC_OK);
+	assert_int_equal(f->messages, 500);
+	fixture_free(f);
+}
+
+/* The stream ends while its reader sleeps: the status waits behind the messages. */
+static void paused_until_after_the_end(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new();
+	serve(f, NULL);
+	connect_channel(f, NULL);
+	f->pause_at = 5;
+	cs_timer_init(&f->timer, &f->loop, resume_later, f);
+	f->has_timer = true;
+	REQUEST(request, request.count = 20; request.size = 100);
+	follow(f, &request, 0);
+	for (int i = 0; i < 50; i++)
+		uv_run(&f->loop.uv, UV_RUN_NOWAIT);
+	assert_int_equal(f->messages, 5);
+	assert_int_equal(f->done, 0);
+	assert_null(f->stream);
+	assert_int_equal(cs_grpc_server_calls(f->server), 0);
+	cs_grpc_client_resume(f->call);
+	cs_loop_run(&f->loop);
+	assert_int_equal(f->messages, 20);
+	assert_int_equal(f->status.code, CS_GRPC_OK);
+	fixture_free(f);
+}
+
+static void too_large(void **state)
+{
+	(void)state;
+	struct cs_grpc_limits small = {.message_max = 1000};
+	uint8_t payload[2000] = {0};
+	REQUEST(big, big.payload = (ProtobufCBinaryData){.len = sizeof(payload), .data = payload});
+	REQUEST(asks, asks.size = 2000; asks.text = (char *)(uintptr_t) "x");
+
+	struct fixture *f = fixture_new(); /* the request, at the server */
+	serve(f, &small);
+	connect_channel(f, NULL);
+	unary(f, "Say", &big, 0);
+	cs_loop_run(&f->loop);
+	assert_int_equal(f->status.code, CS_GRPC_RESOURCE_EXHAUSTED);
+	fixture_free(f);
+
+	f = fixture_new(); /* the reply, at the server that makes it */
+	serve(f, &small);
+	connect_channel(f, NULL);
+	unary(f, "Say", &asks, 0);
+	cs_loop_run(&f->loop);
+	assert_int_equal(f->status.code, CS_GRPC_RESOURCE_EXHAUSTED);
+	fixture_free(f);
+
+	f = fixture_new(); /* the reply, at the client that gets it */
+	serve(f, NULL);
+	connect_channel(f, &small);
+	unary(f, "Say", &asks, 0);
+	cs_loop_run(&f->loop);
+	assert_int_equal(f->status.code, CS_GRPC_RESOURCE_EXHAUSTED);
+	assert_non_null(strstr(f->status.message, "more than the 1000"));
+	fixture_free(f);
+
+	f = fixture_new(); /* the request, at the client that would send it */
+	connect_channel(f, &small);
+	struct cs_error e;
+	assert_int_equal(cs_grpc_unary(f->channel, SERVICE, "Say", &big.base, NULL, on_reply, f, NULL, &e), -EMSGSIZE);
+	finish(f);
+	fixture_free(f);
+}
+
+/* 2 bytes of an empty nested message become an object of 100: the limit on unpacked memory bites. */
+static void amplified(void **state)
+{
+	(void)state;
+	struct cs_grpc_limits limits = {.unpack_max = 100000};
+	Countersign__Test__EchoRequest empty = COUNTERSIGN__TEST__ECHO_REQUEST__INIT, *nested[2000];
+	for (size_t i = 0; i < 2000; i++)
+		nested[i] = &empty;
+	REQUEST(request, request.nested = nested; request.n_nested = 2000);
+	struct fixture *f = fixture_new();
+	serve(f, &limits);
+	connect_channel(f, NULL);
+	unary(f, "Say", &request, 0);
+	cs_loop_run(&f->loop);
+	assert_int_equal(f->status.code, CS_GRPC_RESOURCE_EXHAUSTED);
+	fixture_free(f);
+}
+
+static void nobody_there(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new();
+	connect_channel(f, NULL);
+	REQUEST(request);
+	unary(f, "Say", &request, 0);
+	cs_loop_run(&f->loop);
+	assert_int_equal(f->status.code, CS_GRPC_UNAVAILABLE);
+	assert_non_null(strstr(f->status.message, f->target));
+	fixture_free(f);
+}
+
+static void serve_later(struct cs_timer *timer)
+{
+	serve(timer->data, NULL);
+}
+
+static void waits_for_the_server(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new();
+	struct cs_error e = {0};
+	const struct cs_grpc_call_options options = {.timeout_ms = 10000, .wait = true};
+	connect_channel(f, NULL);
+	cs_timer_init(&f->timer, &f->loop, serve_later, f);
+	f->has_timer = true;
+	cs_timer_start(&f->timer, 150, 0);
+	REQUEST(request, request.text = (char *)(uintptr_t) "late");
+	assert_int_equal(cs_grpc_unary(f->channel, SERVICE, "Say", &request.base, &options, on_reply, f, NULL, &e), 0);
+	cs_loop_run(&f->loop);
+	assert_int_equal(f->status.code, CS_GRPC_OK);
+	assert_string_equal(f->text, "late");
+	fixture_free(f);
+}
+
+static void close_server(struct cs_timer *timer)
+{
+	struct fixture *f = timer->data;
+	cs_grpc_server_close(f->server, 20, NULL, NULL);
+	f->server = NULL;
+}
+
+/* A call that outlives the grace is told so, and the handler hears of it. */
+static void server_closes(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new();
+	serve(f, NULL);
+	connect_channel(f, NULL);
+	cs_timer_init(&f->timer, &f->loop, close_server, f);
+	f->has_timer = true;
+	cs_timer_start(&f->timer, 50, 0);
+	REQUEST(request, request.never = 1);
+	unary(f, "Say", &request, 0);
+	cs_loop_run(&f->loop);
+	assert_int_equal(f->status.code, CS_GRPC_UNAVAILABLE);
+	assert_int_equal(f->cancels, 1);
+	assert_string_equal(f->status.message, "the server is shutting down");
+	fixture_free(f);
+}
+
+static void close_channel(struct cs_timer *timer)
+{
+	struct fixture *f = timer->data;
+	cs_grpc_channel_close(f->channel, NULL, NULL);
+	f->channel = NULL;
+}
+
+static void channel_closes(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new();
+	serve(f, NULL);
+	connect_channel(f, NULL);
+	cs_timer_init(&f->timer, &f->loop, close_channel, f);
+	f->has_timer = true;
+	cs_timer_start(&f->timer, 50, 0);
+	REQUEST(request, request.never = 1);
+	unary(f, "Say", &request, 0);
+	cs_loop_run(&f->loop);
+	assert_int_equal(f->status.code, CS_GRPC_CANCELLED);
+	assert_int_equal(f->cancels, 1);
+	fixture_free(f);
+}
+
+/* ---- many calls, reconnects ---- */
+
+#define MANY 300
+
+struct many {
+	struct fixture *f;
+	unsigned left, ok, failed;
+};
+
+static void many_reply(const struct cs_grpc_status *status, const ProtobufCMessage *reply, void *data)
+{
+	struct many *m = data;
+	if (status->code == CS_GRPC_OK && reply)
+		m->ok++;
+	else
+		m->failed++;
+	if (--m->left == 0)
+		finish(m->f);
+}
+
+/* More calls than streams: the rest waits its turn. */
+static void many_calls(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new();
+	struct many m = {.f = f, .left = MANY};
+	struct cs_grpc_limits limits = {.streams_max = 10, .calls_max = MANY};
+	struct cs_error e;
+	serve(f, &limits);
+	connect_channel(f, &limits);
+	REQUEST(request, request.text = (char *)(uintptr_t) "x"; request.size = 5000);
+	for (int i = 0; i < MANY; i++)
+		assert_int_equal(
+			cs_grpc_unary(f->channel, SERVICE, "Say", &request.base, NULL, many_reply, &m, NULL, &e), 0);
+	assert_int_equal(
+		cs_grpc_unary(f->channel, SERVICE, "Say", &request.base, NULL, many_reply, &m, NULL, &e), -ENOBUFS);
+	cs_loop_run(&f->loop);
+	assert_int_equal(m.ok, MANY);
+	assert_int_equal(f->connects, 1);
+	fixture_free(f);
+}
+
+struct again {
+	struct fixture *f;
+	unsigned ready, calls;
+	struct cs_grpc_server *old;
+};
+
+static void again_reply(const struct cs_grpc_status *status, const ProtobufCMessage *reply, void *data)
+{
+	struct again *a = data;
+	(void)reply;
+	assert_int_equal(status->code, CS_GRPC_OK);
+	if (++a->calls == 5) {
+		finish(a->f);
+		return;
+	}
+	struct cs_error e;
+	REQUEST(request, request.text = (char *)(uintptr_t) "again");
+	const struct cs_grpc_call_options options = {.timeout_ms = 10000, .wait = true};
+	cs_grpc_server_close(a->f->server, 100, NULL, NULL);
+	serve(a->f, NULL);
+	assert_int_equal(
+		cs_grpc_unary(a->f->channel, SERVICE, "Say", &request.base, &options, again_reply, a, NULL, &e), 0);
+}
+
+static void again_state(
+	struct cs_grpc_channel *channel, enum cs_grpc_state state, const struct cs_error *error, void *data)
+{
+	struct again *a = data;
+	(void)error;
+	if (state == CS_GRPC_READY)
+		assert_int_equal(cs_grpc_channel_connection(channel), ++a->ready);
+}
+
+/* The server is replaced after every call; the channel follows. */
+static void reconnects(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new();
+	struct again a = {.f = f};
+	struct cs_error e;
+	serve(f, NULL);
+	const struct cs_grpc_channel_options options = {
+		.target = f->target, .backoff_min_ms = 5, .on_state = again_state, .data = &a};
+	assert_int_equal(cs_grpc_channel_new(&f->loop, &options, &f->channel, &e), 0);
+	REQUEST(request, request.text = (char *)(uintptr_t) "first");
+	assert_int_equal(cs_grpc_unary(f->channel, SERVICE, "Say", &request.base, NULL, again_reply, &a, NULL, &e), 0);
+	cs_loop_run(&f->loop);
+	assert_int_equal(a.calls, 5);
+	assert_int_equal(a.ready, 5);
+	fixture_free(f);
+}
+
+static void limits_on_connections(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new();
+	struct cs_grpc_limits limits = {.per_user_max = 1};
+	struct cs_grpc_channel *second;
+	struct cs_error e;
+	struct many m = {.f = f, .left = 2};
+	serve(f, &limits);
+	connect_channel(f, NULL);
+	const struct cs_grpc_channel_options options = {.target = f->target};
+	assert_int_equal(cs_grpc_channel_new(&f->loop, &options, &second, &e), 0);
+	REQUEST(request, request.text = (char *)(uintptr_t) "x");
+	assert_int_equal(cs_grpc_unary(f->channel, SERVICE, "Say", &request.base, NULL, many_reply, &m, NULL, &e), 0);
+	assert_int_equal(cs_grpc_unary(second, SERVICE, "Say", &request.base, NULL, many_reply, &m, NULL, &e), 0);
+	while (m.left)
+		uv_run(&f->loop.uv, UV_RUN_ONCE);
+	cs_grpc_channel_close(second, NULL, NULL);
+	cs_loop_run(&f->loop);
+	assert_int_equal(m.ok, 1);
+	assert_int_equal(m.failed, 1);
+	assert_int_equal(f->refused, CS_R_TOO_MANY);
+	fixture_free(f);
+}
+
+static void idle_connections_end(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new();
+	struct cs_grpc_limits limits = {.idle_ms = 30};
+	struct cs_error e;
+	serve(f, &limits);
+	const struct cs_grpc_channel_options options = {.target = f->target, .keep = true};
+	assert_int_equal(cs_grpc_channel_new(&f->loop, &options, &f->channel, &e), 0);
+	while (f->connects < 2) /* it is sent away, and comes back because it should stay connected */
+		uv_run(&f->loop.uv, UV_RUN_ONCE);
+	finish(f);
+	fixture_free(f);
+}
+
+static void bad_services_and_targets(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new();
+	struct cs_error e;
+	const struct cs_grpc_method no_roles[] = {{.name = "Say", .fn = say}},
+				    unknown[] = {{.name = "Nope", .roles = 1, .fn = say}};
+	struct cs_grpc_service bad = {.descriptor = SERVICE, .methods = no_roles, .nmethods = 1};
+	assert_int_equal(cs_grpc_server_new(&f->loop, NULL, &f->server, &e), 0);
+	assert_int_equal(cs_grpc_server_add(f->server, &bad, &e), -EINVAL);
+	bad.methods = unknown;
+	assert_int_equal(cs_grpc_server_add(f->server, &bad, &e), -EINVAL);
+	assert_int_equal(cs_grpc_server_add(f->server, &service, &e), 0);
+	assert_int_equal(cs_grpc_server_add(f->server, &service, &e), -EINVAL);
+	const char *targets[] = {
+		"", "unix", "host", "host:", "host:0", "host:70000", ":1", "host:1x", "h:1" /* no TLS */};
+	for (size_t i = 0; i < sizeof(targets) / sizeof(targets[0]); i++) {
+		const struct cs_grpc_channel_options options = {.target = targets[i]};
+		assert_int_equal(cs_grpc_channel_new(&f->loop, &options, &f->channel, &e), -EINVAL);
+		f->channel = NULL;
+	}
+	finish(f);
+	fixture_free(f);
+}
+
+static void callback_of_sync(const ProtobufCMessage *message, void *data)
+{
+	(void)message;
+	(*(int *)data)++;
+}
+
+static void sync_without_server(void **state)
+{
+	(void)state;
+	struct cs_error e = {0};
+	struct cs_grpc_status status;
+	int messages = 0;
+	const struct cs_grpc_channel_options options = {.target = "unix:/nonexistent/socket"};
+	REQUEST(request);
+	assert_int_equal(cs_grpc_call_sync(&options, SERVICE, "Say", &request.base, 1000, callback_of_sync, &messages,
+				 &status, &e),
+		-ECONNREFUSED);
+	assert_non_null(strstr(e.text, "/nonexistent/socket"));
+	assert_int_equal(messages, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(unary_call),
 		cmocka_unit_test(status_travels),
 		cmocka_unit_test(stream_with_back_pressure),
+		cmocka_unit_test(handler_forgets),
+		cmocka_unit_test(ok_without_reply),
+		cmocka_unit_test(role_refused),
+		cmocka_unit_test(no_role_no_connection),
+		cmocka_unit_test(deadline),
+		cmocka_unit_test(client_cancels_stream),
+		cmocka_unit_test(slow_reader_holds_the_window),
+		cmocka_unit_test(paused_until_after_the_end),
+		cmocka_unit_test(too_large),
+		cmocka_unit_test(amplified),
+		cmocka_unit_test(nobody_there),
+		cmocka_unit_test(waits_for_the_server),
+		cmocka_unit_test(server_closes),
+		cmocka_unit_test(channel_closes),
+		cmocka_unit_test(many_calls),
+		cmocka_unit_test(reconnects),
+		cmocka_unit_test(limits_on_connections),
+		cmocka_unit_test(idle_connections_end),
+		cmocka_unit_test(bad_services_and_targets),
+		cmocka_unit_test(sync_without_server),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
