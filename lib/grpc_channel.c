@@ -215,21 +215,31 @@ static void on_connected(uv_connect_t *request, int status)
 		cs_http2_fail(&conn->h, &e);
 }
 
-static void connect_to(struct cs_grpc_channel *channel, const struct sockaddr *address)
+struct client_conn *cs_grpc_channel_conn(struct cs_grpc_channel *channel, struct cs_error *e)
 {
-	struct cs_error e;
 	struct client_conn *conn = calloc(1, sizeof(*conn));
-	int r = conn ? cs_http2_init(&conn->h, channel->loop, channel->tcp, false, &conn_events, &e)
-		     : cs_error_set(&e, -ENOMEM, "no memory for a connection");
+	int r = conn ? cs_http2_init(&conn->h, channel->loop, channel->tcp, false, &conn_events, e)
+		     : cs_error_set(e, -ENOMEM, "no memory for a connection");
 	if (r < 0) {
 		free(conn);
-		attempt_failed(channel, &e);
-		return;
+		return NULL;
 	}
 	conn->channel = channel;
 	conn->connect.data = conn;
 	DL_APPEND(channel->conns, conn);
 	channel->conn = conn;
+	return conn;
+}
+
+static void connect_to(struct cs_grpc_channel *channel, const struct sockaddr *address)
+{
+	struct cs_error e;
+	int r = 0;
+	struct client_conn *conn = cs_grpc_channel_conn(channel, &e);
+	if (!conn) {
+		attempt_failed(channel, &e);
+		return;
+	}
 	channel->attempt_ms = now(channel) + channel->options.limits.handshake_ms;
 	cs_grpc_channel_deadline(channel, channel->attempt_ms);
 	if (channel->tcp)

@@ -86,6 +86,8 @@ struct cs_grpc_client_call {
 };
 
 /* grpc_channel.c */
+/* A connection that becomes the current one; not connected yet. NULL: no memory. */
+struct client_conn *cs_grpc_channel_conn(struct cs_grpc_channel *channel, struct cs_error *e);
 void cs_grpc_channel_wake(struct cs_grpc_channel *channel);
 void cs_grpc_channel_deadline(struct cs_grpc_channel *channel, int64_t at_ms);
 void cs_grpc_channel_ready(struct client_conn *conn);
