@@ -38,8 +38,11 @@ void fixture_policies(struct fixture *f, const char *text)
 void fixture_identity(struct fixture *f, uint32_t id, const char *labels)
 {
 	struct cs_error e = {0};
-	f->labels = realloc(f->labels, (f->nidentities + 1) * sizeof(*f->labels));
-	f->identities = realloc(f->identities, (f->nidentities + 1) * sizeof(*f->identities));
+	if (f->nidentities == f->room) {
+		f->room = f->room ? f->room * 2 : 16;
+		f->labels = realloc(f->labels, f->room * sizeof(*f->labels));
+		f->identities = realloc(f->identities, f->room * sizeof(*f->identities));
+	}
 	if (cs_labels_parse(labels, strlen(labels), &f->labels[f->nidentities], &e) < 0)
 		fail_msg("%s", e.text);
 	f->identities[f->nidentities++].id = id;

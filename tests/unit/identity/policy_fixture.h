@@ -8,7 +8,7 @@ struct fixture {
 	struct cs_cnp_set policies;
 	struct cs_labels *labels;
 	struct cs_compile_identity *identities;
-	size_t nidentities;
+	size_t nidentities, room;
 	struct cs_compile_input in;
 	struct cs_compiled *compiled;
 	struct cs_rows rows;
