@@ -1,7 +1,7 @@
 #include "dir_private.h"
 
 #include <errno.h>
-#include "limits.h"
+#include "identity_limits.h"
 #include "mem.h"
 
 /* --- shared records --- */

@@ -20,7 +20,7 @@ struct cs_dir_limits {
 	size_t changes; /* kept for resuming; the oldest go first */
 };
 
-/* limits NULL: those of limits.h. Nothing is served before the first publication, and that is the oldest revision from
+/* limits NULL: those of identity_limits.h. Nothing is served before the first publication, and that is the oldest revision from
  * which one can resume. */
 struct cs_dir *cs_dir_new(uint64_t epoch, const struct cs_dir_limits *limits);
 void cs_dir_free(struct cs_dir *dir);

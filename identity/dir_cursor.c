@@ -2,7 +2,7 @@
 #include "dir_private.h"
 
 #include <errno.h>
-#include "limits.h"
+#include "identity_limits.h"
 #include "mem.h"
 
 struct cs_cursor {

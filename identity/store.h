@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include "ip.h"
 #include "error.h"
-#include "limits.h"
+#include "identity_limits.h"
 #include "policy_compile.h"
 
 #define CS_STORE_SCHEMA 1

@@ -1,4 +1,4 @@
-/* All limits of this room, each with what it is there for. */
+/* All limits of this room, each with what it is there for. (A file limits.h would hide the C library's.) */
 #ifndef CS_IDENTITY_LIMITS_H
 #define CS_IDENTITY_LIMITS_H
 
