@@ -20,6 +20,9 @@ enum cs_der_tag {
 	CS_DER_OCTET_STRING = 0x04,
 	CS_DER_NULL = 0x05,
 	CS_DER_OID = 0x06,
+	CS_DER_UTF8_STRING = 0x0c,
+	CS_DER_PRINTABLE_STRING = 0x13,
+	CS_DER_IA5_STRING = 0x16,
 	CS_DER_UTC_TIME = 0x17,
 	CS_DER_GENERALIZED_TIME = 0x18,
 	CS_DER_SEQUENCE = 0x30,
@@ -54,6 +57,8 @@ bool cs_der_octet_bits(struct cs_der body, struct cs_der *ret);
 bool cs_der_named_bits(struct cs_der body, uint16_t *ret);
 /* UTCTime or GeneralizedTime in the form of RFC 5280 4.1.2.5 (seconds, Z, no fraction, UTCTime through 2049). */
 bool cs_der_time_unix_s(const struct cs_der_element *element, int64_t *ret);
+/* A UTF8String, PrintableString or IA5String whose bytes are UTF-8, or ASCII. */
+bool cs_der_string(const struct cs_der_element *element);
 /* Does body hold a well-formed OBJECT IDENTIFIER content? */
 bool cs_der_oid(struct cs_der body);
 /* "1.2.840.10045.2.1", for errors; what does not fit ends in "...". Returns text. */

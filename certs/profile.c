@@ -95,6 +95,16 @@ static bool extended_key_usage(struct cs_der value, bool critical, struct seen *
 	return true;
 }
 
+/* RFC 5280 4.2.1.6: SEQUENCE { type-id OBJECT IDENTIFIER, value [0] EXPLICIT ANY } */
+static bool other_name(struct cs_der body)
+{
+	struct cs_der oid, value;
+	struct cs_der_element any;
+	return cs_der_take(&body, CS_DER_OID, &oid) && cs_der_oid(oid) &&
+	       cs_der_take(&body, CS_DER_CONTEXT_CONSTRUCTED(0), &value) && body.len == 0 &&
+	       cs_der_next(&value, &any) && value.len == 0;
+}
+
 /* RFC 5280 4.2.1.6: SEQUENCE SIZE (1..MAX) OF GeneralName; a URI is [6] IA5String. Other kinds are only walked over. */
 static bool subject_alt_name(struct cs_der value, bool critical, struct seen *seen, struct cs_cert_facts *facts)
 {
@@ -111,7 +121,10 @@ static bool subject_alt_name(struct cs_der value, bool critical, struct seen *se
 			if (seen->uris++ == 0)
 				seen->uri = name.body;
 			break;
-		case CS_DER_CONTEXT_CONSTRUCTED(0): /* otherName */
+		case CS_DER_CONTEXT_CONSTRUCTED(0):
+			if (!other_name(name.body))
+				return false;
+			break;
 		case CS_DER_CONTEXT(1):             /* e-mail address */
 		case CS_DER_CONTEXT(2):             /* DNS name */
 		case CS_DER_CONTEXT_CONSTRUCTED(3): /* X.400 address */
@@ -234,7 +247,8 @@ static int read_extensions(struct cs_der list, struct seen *seen, struct cs_cert
 
 /* ---- the certificate around them ------------------------------------------------------------------------------- */
 
-/* RFC 5280 4.1.2.4: SEQUENCE OF SET SIZE (1..MAX) OF SEQUENCE { OID, ANY }. Takes it whole. */
+/* RFC 5280 4.1.2.4: SEQUENCE OF SET SIZE (1..MAX) OF SEQUENCE { OID, string }. Takes it whole. Of the kinds of strings
+ * only those that new certificates may have. */
 static bool take_name(struct cs_der *cursor, struct cs_der *ret)
 {
 	struct cs_der_element name, value;
@@ -246,7 +260,8 @@ static bool take_name(struct cs_der *cursor, struct cs_der *ret)
 			return false;
 		while (set.len > 0)
 			if (!cs_der_take(&set, CS_DER_SEQUENCE, &pair) || !cs_der_take(&pair, CS_DER_OID, &oid) ||
-				!cs_der_oid(oid) || !cs_der_next(&pair, &value) || pair.len > 0)
+				!cs_der_oid(oid) || !cs_der_next(&pair, &value) || !cs_der_string(&value) ||
+				pair.len > 0)
 				return false;
 	}
 	*ret = name.whole;

@@ -179,7 +179,8 @@ def when(tag, text):
 def good_leaves():
     every = [x509.DNSName("web.test.example"), x509.IPAddress(ipaddress.ip_address("192.0.2.1")),
              x509.RFC822Name("web@test.example"), x509.DirectoryName(name((NameOID.COMMON_NAME, "web"))),
-             x509.RegisteredID(x509.ObjectIdentifier("1.2.3.4"))]
+             x509.RegisteredID(x509.ObjectIdentifier("1.2.3.4")),
+             x509.OtherName(x509.ObjectIdentifier("1.2.3.4"), b"\x0c\x01x")]
     yield "spire", leaf(ROOT)
     yield "minimal", leaf(ROOT, bits=usage(digital_signature=True), eku=None, basic=False)
     yield "empty-subject", leaf(ROOT, subject=None, san_critical=True)
@@ -272,6 +273,10 @@ def bad_leaves():
     yield "empty-extensions", bad(lambda tbs: tbs[EXTENSIONS][1][0].__setitem__(1, []))
     yield "empty-san", bad(replace(SAN, [0x30, []]))
     yield "odd-name", bad(replace(SAN, [0x30, [[0x86, b"spiffe://test.example/web"], [0x8C, b"x"]]]))
+    yield "other-name", bad(replace(SAN, [0x30, [[0x86, b"spiffe://test.example/web"], [0xA0, [[0x05, b""]]]]]))
+    yield "odd-subject", bad(field(SUBJECT, [0x30, [[0x31, [[0x30, [der.oid("2.5.4.3"), [0x02, b"\1"]]]]]]]))
+    yield "latin1-subject", bad(field(SUBJECT, [0x30, [[0x31, [[0x30, [der.oid("2.5.4.3"), [0x0C, b"\xff"]]]]]]]))
+    yield "empty-rdn", bad(field(SUBJECT, [0x30, [[0x31, []]]]))
     yield "empty-eku", bad(replace(EKU_OID, [0x30, []]))
     yield "ku-trailing-zeros", bad(replace(KU, [0x03, b"\0\x80"], True))
     yield "ku-empty", bad(replace(KU, [0x03, b""], True))
