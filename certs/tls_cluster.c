@@ -38,7 +38,9 @@ static int name_of(const struct cs_spiffe_id *id, enum cs_tls_role role, char *r
 			return cs_error_reason(e, -EACCES, CS_R_SPIFFE_ID_MISMATCH,
 				"the name of the node has %zu bytes; the most is %d", strlen(name), CS_NODE_NAME_MAX);
 	}
-	snprintf(ret, size, "%s", name);
+	if ((size_t)snprintf(ret, size, "%s", name) >= size)
+		return cs_error_reason(
+			e, -EACCES, CS_R_SPIFFE_ID_MISMATCH, "the SPIFFE ID has more than %zu bytes", size);
 	return 0;
 }
 
