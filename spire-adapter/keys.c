@@ -223,7 +223,7 @@ int cs_keys_put_take(struct cs_keys *keys, uint32_t identity, uint64_t generatio
 		return -ENOSPC;
 	}
 	if (entry->newest)
-		entry->newest->until_mono_ms = now_mono_ms + CS_KEYS_LINGER_MS;
+		entry->newest->until_mono_ms = now_mono_ms + CS_SIGN_GRACE_MS;
 	key->older = entry->newest;
 	entry->newest = key;
 	keys->count++;

@@ -6,17 +6,17 @@
 #ifndef CS_KEYS_H
 #define CS_KEYS_H
 
+#include <countersign/sign.h>
 #include <openssl/evp.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include "error.h"
 
-#define CS_KEYS_IDENTITIES_MAX 8192 /* local to one node; a kubelet's limit is some hundreds */
-#define CS_KEYS_OLD_MAX        8    /* replaced keys of one identity that may still sign; then the oldest goes */
-#define CS_KEYS_LINGER_MS      (5000 + 5000) /* deadline of a handshake (DESIGN 3.5), and a margin to hear of the new */
-#define CS_KEYS_HEAP_BYTES     (4u << 20)    /* locked memory: 32 bytes a P-256 key, about 2 KiB an RSA-4096 key */
-#define CS_SIGNATURE_MAX       512           /* RSA-4096 */
+#define CS_KEYS_IDENTITIES_MAX 8192       /* local to one node; a kubelet's limit is some hundreds */
+#define CS_KEYS_OLD_MAX        8          /* replaced keys of one identity that may still sign; then the oldest goes */
+#define CS_KEYS_HEAP_BYTES     (4u << 20) /* locked memory: 32 bytes a P-256 key, about 2 KiB an RSA-4096 key */
+#define CS_SIGNATURE_MAX       512        /* RSA-4096 */
 
 /* Core dumps off, then the secure heap: before the first key. Fails if the memory cannot be locked. */
 CS_MUST_USE int cs_keys_lock_memory(struct cs_error *e);
@@ -28,7 +28,7 @@ struct cs_keys *cs_keys_new(void); /* NULL: no memory */
 void cs_keys_free(struct cs_keys *keys);
 
 /* key is taken over, also on failure. It becomes the identity's current one; that before it signs for
- * CS_KEYS_LINGER_MS more. Reason ALGORITHM_REFUSED: not P-256, P-384 or RSA of 2048 to 4096 bits. -ENOSPC:
+ * CS_SIGN_GRACE_MS more. Reason ALGORITHM_REFUSED: not P-256, P-384 or RSA of 2048 to 4096 bits. -ENOSPC:
  * CS_KEYS_IDENTITIES_MAX. */
 CS_MUST_USE int cs_keys_put_take(struct cs_keys *keys, uint32_t identity, uint64_t generation, EVP_PKEY *key,
 	int64_t now_mono_ms, struct cs_error *e);

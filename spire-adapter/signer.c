@@ -107,11 +107,11 @@ int cs_signer_handle(const struct cs_keys *keys, struct cs_sign_bucket *bucket, 
 	if (len != sizeof(q))
 		return -EBADMSG;
 	memcpy(&q, message, sizeof(q)); /* alignment */
+	if (!well_formed(&q))
+		return -EBADMSG;
 	*ret = (struct cs_sign_work){.scheme = q.scheme, .answer = {.seq = q.seq}};
 	if (!take_token(bucket, now_mono_ms) || unanswered >= CS_SIGN_UNANSWERED) {
 		finish(ret, CS_SIGN_TOO_FAST);
-	} else if (!well_formed(&q)) {
-		finish(ret, CS_SIGN_MALFORMED);
 	} else if (!(key = cs_keys_find(keys, q.identity, q.generation, now_mono_ms))) {
 		finish(ret, CS_SIGN_NO_KEY);
 	} else if (!cs_key_fits(key, q.scheme)) {

@@ -5,12 +5,10 @@
 #ifndef CS_SIGNER_H
 #define CS_SIGNER_H
 
-#include <countersign/sign.h>
 #include "keys.h"
 
 #define CS_SIGN_RATE_PER_S 8000 /* signatures of one connection: a core makes 2,700 handshakes/s at the very best */
 #define CS_SIGN_BURST      8000
-#define CS_SIGN_UNANSWERED 8 /* requests of one connection (sign.h) */
 #define CS_SIGN_CONTENT    (64 + 34 + 48)
 
 /* A token bucket, full at first; one per connection. */
@@ -21,7 +19,7 @@ void cs_sign_bucket_init(struct cs_sign_bucket *bucket, int64_t now_mono_ms);
 
 enum cs_sign_result {
 	CS_SIGN_SIGNED,
-	CS_SIGN_MALFORMED,  /* fields that break sign.h */
+	CS_SIGN_MALFORMED,  /* breaks sign.h, and ends the connection */
 	CS_SIGN_TOO_FAST,   /* more than CS_SIGN_RATE_PER_S, or than CS_SIGN_UNANSWERED at once */
 	CS_SIGN_NO_KEY,     /* no such identity, or no such generation */
 	CS_SIGN_BAD_SCHEME, /* it does not fit the key */
@@ -41,7 +39,7 @@ struct cs_sign_work {
 };
 
 /* unanswered: requests of this connection that were taken before this one and have no answer yet. 0, or -EBADMSG: this
- * is not of a request's size, so there is nothing to answer to; end the connection. */
+ * breaks sign.h; end the connection. */
 CS_MUST_USE int cs_signer_handle(const struct cs_keys *keys, struct cs_sign_bucket *bucket, const void *message,
 	size_t len, unsigned unanswered, int64_t now_mono_ms, struct cs_sign_work *ret);
 void cs_sign_work_do(struct cs_sign_work *work);

@@ -1,12 +1,13 @@
 /* The seam between the adapter and whoever issues SVIDs. A source is told for whom, and answers with SVIDs and bundles.
  *
- * Every start is answered, soon, by svid or by withdrawn, and after that whenever something changes; nothing is called
- * from within start or stop, nothing about an identity after its stop, and nothing at all after close. Everything
+ * Every start is answered by svid or by none, and after that whenever something changes; nothing is called from within
+ * start or stop, nothing about an identity after its stop, and nothing at all after close. Everything
  * happens on the loop thread. */
 #ifndef CS_SOURCE_H
 #define CS_SOURCE_H
 
 #include <openssl/evp.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include "algorithm.h"
@@ -24,8 +25,9 @@ struct cs_source_svid {
 struct cs_source_events {
 	/* A first or a renewed SVID; it replaces the one before. */
 	void (*svid)(void *data, const struct cs_source_svid *svid);
-	/* There is none now, or none any more. */
-	void (*withdrawn)(void *data, uint32_t identity, const struct cs_error *why);
+	/* There is none now. withdrawn: it was taken away for good, so what rests on it has to go; else what is in use lives
+	 * on, and an SVID may still come. */
+	void (*none)(void *data, uint32_t identity, bool withdrawn, const struct cs_error *why);
 	/* The authorities of a trust domain, all of them; n = 0: the domain is gone. Borrowed. */
 	void (*bundle)(void *data, const char *trust_domain, const struct cs_der *authorities, size_t n);
 	void *data;

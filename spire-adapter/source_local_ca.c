@@ -101,7 +101,7 @@ static void fail(struct local_ca *s, struct client *c, struct job *job)
 	c->answered = true;
 	cs_warn("an SVID could not be issued", cs_str("spiffe_id", c->spiffe_id), cs_err(&job->error));
 	if (first) /* else it still has one, until that expires */
-		s->events.withdrawn(s->events.data, c->identity, &job->error);
+		s->events.none(s->events.data, c->identity, false, &job->error);
 }
 
 static void job_done(uv_work_t *uv, int status)

@@ -9,7 +9,7 @@
 
 /* A published item owns one block for each variable part of its message. */
 struct item {
-	uint64_t change; /* 0: expected and not answered yet, so in no list */
+	uint64_t change; /* 0: in no list yet */
 	bool gone;
 	struct item *prev, *next;
 	bool is_bundle;
@@ -31,7 +31,7 @@ struct cs_svids {
 	uint64_t generation, change;
 	struct item *svids, *bundles; /* hashes */
 	struct item *changed;         /* list, by change */
-	size_t pending, ready, ntombstones;
+	size_t ready, ntombstones;
 	bool known;
 };
 
@@ -145,22 +145,32 @@ static void init_svid(struct cs_svids *s, struct item *item, uint32_t identity)
 	item->svid.source = (char *)s->source;
 }
 
+static void set_none(
+	struct cs_svids *s, struct item *item, enum cs_reason reason, const char *detail, int64_t now_unix_ms)
+{
+	s->ready -= item->svid.generation != 0;
+	free_certs(item);
+	init_svid(s, item, item->svid.identity);
+	set_reason(item, reason, detail);
+	item->svid.since_unix_ms = now_unix_ms;
+	publish(s, item);
+}
+
 /* A tombstone comes back to life, under whatever SPIFFE ID. */
 static int revive(struct cs_svids *s, struct item *item, const char *spiffe_id)
 {
 	char *name = strdup(spiffe_id);
 	if (!name)
 		return -ENOMEM;
-	DL_DELETE(s->changed, item);
 	free(item->name);
 	item->name = name;
-	item->change = 0;
 	item->gone = false;
 	s->ntombstones--;
 	return 0;
 }
 
-int cs_svids_expect(struct cs_svids *s, uint32_t identity, const char *spiffe_id, struct cs_error *e)
+int cs_svids_expect(
+	struct cs_svids *s, uint32_t identity, const char *spiffe_id, int64_t now_unix_ms, struct cs_error *e)
 {
 	struct item *item = find(s, identity);
 	if (item && !item->gone) {
@@ -178,8 +188,7 @@ int cs_svids_expect(struct cs_svids *s, uint32_t identity, const char *spiffe_id
 		item->svid.identity = identity;
 		HASH_ADD(hh, s->svids, svid.identity, sizeof(item->svid.identity), item);
 	}
-	init_svid(s, item, identity);
-	s->pending++;
+	set_none(s, item, CS_R_NO_LOCAL_SVID, "it was asked for a moment ago", now_unix_ms);
 	return 0;
 }
 
@@ -196,15 +205,6 @@ static uint64_t take_generation(struct cs_svids *s)
 	return generation;
 }
 
-/* From whatever an item was to answered; returns whether it had an SVID. */
-static void leave_state(struct cs_svids *s, struct item *item)
-{
-	if (!item->change)
-		s->pending--;
-	else if (item->svid.generation)
-		s->ready--;
-}
-
 int cs_svids_put(struct cs_svids *s, const struct cs_source_svid *svid, int64_t now_unix_ms, struct cs_error *e)
 {
 	struct item *item = find(s, svid->identity);
@@ -215,8 +215,7 @@ int cs_svids_put(struct cs_svids *s, const struct cs_source_svid *svid, int64_t 
 			svid->nchain, CS_CHAIN_MAX);
 	if (set_certs(item, svid->chain, svid->nchain) < 0)
 		return cs_error_set(e, -ENOMEM, "out of memory");
-	leave_state(s, item);
-	s->ready++;
+	s->ready += item->svid.generation == 0;
 	init_svid(s, item, svid->identity);
 	SHA256(svid->chain[0].data, svid->chain[0].len, item->leaf_sha256);
 	item->svid.generation = take_generation(s);
@@ -230,22 +229,14 @@ int cs_svids_put(struct cs_svids *s, const struct cs_source_svid *svid, int64_t 
 	return 0;
 }
 
-static void withdraw(
-	struct cs_svids *s, struct item *item, enum cs_reason reason, const char *detail, int64_t now_unix_ms)
-{
-	leave_state(s, item);
-	free_certs(item);
-	init_svid(s, item, item->svid.identity);
-	set_reason(item, reason, detail);
-	item->svid.since_unix_ms = now_unix_ms;
-	publish(s, item);
-}
-
-void cs_svids_withdraw(struct cs_svids *s, uint32_t identity, const struct cs_error *why, int64_t now_unix_ms)
+void cs_svids_none(
+	struct cs_svids *s, uint32_t identity, bool withdrawn, const struct cs_error *why, int64_t now_unix_ms)
 {
 	struct item *item = find(s, identity);
-	if (item && !item->gone)
-		withdraw(s, item, why->reason == CS_R_NONE ? CS_R_NO_LOCAL_SVID : why->reason, why->text, now_unix_ms);
+	if (!item || item->gone)
+		return;
+	set_none(s, item, why->reason == CS_R_NONE ? CS_R_NO_LOCAL_SVID : why->reason, why->text, now_unix_ms);
+	item->svid.withdrawn = withdrawn;
 }
 
 void cs_svids_forget(struct cs_svids *s, uint32_t identity, int64_t now_unix_ms)
@@ -253,7 +244,8 @@ void cs_svids_forget(struct cs_svids *s, uint32_t identity, int64_t now_unix_ms)
 	struct item *item = find(s, identity);
 	if (!item || item->gone)
 		return;
-	withdraw(s, item, CS_R_NO_LOCAL_ENDPOINT, "no endpoint of it is left on this node", now_unix_ms);
+	set_none(s, item, CS_R_NO_LOCAL_ENDPOINT, "no endpoint of it is left on this node", now_unix_ms);
+	item->svid.withdrawn = true;
 	item->gone = true;
 	s->ntombstones++;
 }
@@ -261,7 +253,7 @@ void cs_svids_forget(struct cs_svids *s, uint32_t identity, int64_t now_unix_ms)
 const Countersign__V1__Svid *cs_svids_get(const struct cs_svids *s, uint32_t identity)
 {
 	const struct item *item = find(s, identity);
-	return item && item->change && !item->gone ? &item->svid : NULL;
+	return item && !item->gone ? &item->svid : NULL;
 }
 
 uint32_t cs_svids_expired(const struct cs_svids *s, int64_t now_unix_s)
@@ -326,9 +318,9 @@ void cs_svids_set_known(struct cs_svids *s)
 	s->known = true;
 }
 
-bool cs_svids_complete(const struct cs_svids *s)
+bool cs_svids_known(const struct cs_svids *s)
 {
-	return s->known && s->pending == 0;
+	return s->known;
 }
 
 bool cs_svids_next(const struct cs_svids *s, uint64_t after, struct cs_svids_item *ret)

@@ -27,21 +27,23 @@ struct cs_svids_item {
 struct cs_svids *cs_svids_new(const char *source, uint64_t first_generation);
 void cs_svids_free(struct cs_svids *s);
 
-/* ---- SVIDs: expected, then answered by put or withdraw, again and again, then forgotten ---- */
+/* ---- SVIDs: expected, then put or set to none, again and again, then forgotten ---- */
 
-/* From here on an answer is waited for: not published yet. Expecting twice is nothing. -EEXIST: it is expected under
- * another SPIFFE ID; forget that one first. */
-CS_MUST_USE int cs_svids_expect(struct cs_svids *s, uint32_t identity, const char *spiffe_id, struct cs_error *e);
+/* An identity became local: it has a record from here on, with generation 0 at first. Expecting twice is nothing.
+ * -EEXIST: it is expected under another SPIFFE ID; forget that one first. */
+CS_MUST_USE int cs_svids_expect(
+	struct cs_svids *s, uint32_t identity, const char *spiffe_id, int64_t now_unix_ms, struct cs_error *e);
 /* The generation that the next SVID or bundle will have. */
 uint64_t cs_svids_next_generation(const struct cs_svids *s);
 /* -ENOENT: nobody expects it (any more). The key is not looked at. */
 CS_MUST_USE int cs_svids_put(
 	struct cs_svids *s, const struct cs_source_svid *svid, int64_t now_unix_ms, struct cs_error *e);
 /* Generation 0 and the reason (NO_LOCAL_SVID if the error has none). Nothing if nobody expects it. */
-void cs_svids_withdraw(struct cs_svids *s, uint32_t identity, const struct cs_error *why, int64_t now_unix_ms);
+void cs_svids_none(
+	struct cs_svids *s, uint32_t identity, bool withdrawn, const struct cs_error *why, int64_t now_unix_ms);
 /* No endpoint of it is left here: withdrawn for NO_LOCAL_ENDPOINT, and not part of the state any more. */
 void cs_svids_forget(struct cs_svids *s, uint32_t identity, int64_t now_unix_ms);
-/* NULL: unknown, or not answered yet. Borrowed. */
+/* NULL: not local. Borrowed. */
 const Countersign__V1__Svid *cs_svids_get(const struct cs_svids *s, uint32_t identity);
 /* An SVID whose time is over; 0: none. */
 uint32_t cs_svids_expired(const struct cs_svids *s, int64_t now_unix_s);
@@ -54,15 +56,15 @@ CS_MUST_USE int cs_svids_put_bundle(
 
 /* ---- following ---- */
 
-/* It is known which identities are local. */
+/* It is known which identities are local: from here on what is published is the full state. Before, nobody may be told
+ * that it is. */
 void cs_svids_set_known(struct cs_svids *s);
-/* Known, and every one of them is answered: what is published is the full state. Before, nobody may be told that. */
-bool cs_svids_complete(const struct cs_svids *s);
+bool cs_svids_known(const struct cs_svids *s);
 /* The first item that changed after this number (0: the very first). False: none. */
 bool cs_svids_next(const struct cs_svids *s, uint64_t after, struct cs_svids_item *ret);
 /* Every follower has all that changed up to this number: tombstones go. */
 void cs_svids_told(struct cs_svids *s, uint64_t up_to);
-/* Identities with an SVID, and all that are expected. */
+/* Local identities that have an SVID, and all of them. */
 size_t cs_svids_ready(const struct cs_svids *s);
 size_t cs_svids_count(const struct cs_svids *s);
 

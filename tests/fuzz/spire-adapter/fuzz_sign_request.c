@@ -48,10 +48,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	}
 	cs_sign_bucket_init(&bucket, 0);
 	int r = cs_signer_handle(keys, &bucket, data, size, 0, 0, &work);
-	require((r == 0) == (size == sizeof(q)));
+	if (size != sizeof(q)) {
+		require(r < 0);
+		return 0;
+	}
+	memcpy(&q, data, sizeof(q));
+	require((r < 0) == (q.kind < 1 || q.kind > 3 || (q.hash_len != 32 && q.hash_len != 48) ||
+				   (q.hash_len == 32 && memcmp(q.hash + 32, (uint8_t[16]){0}, 16) != 0)));
 	if (r < 0)
 		return 0;
-	memcpy(&q, data, sizeof(q));
 	require(!work.key && work.answer.seq == q.seq);
 	require((work.answer.reason == CS_R_NONE) == (work.answer.len > 0));
 	if (work.answer.len > 0)

@@ -47,12 +47,12 @@ static void an_old_generation_signs_for_a_while(void **state)
 	struct cs_keys *keys = cs_keys_new();
 	put(keys, 1, 1, T0);
 	put(keys, 1, 2, T0 + 50000);
-	assert_non_null(cs_keys_find(keys, 1, 1, T0 + 50000 + CS_KEYS_LINGER_MS - 1));
-	assert_null(cs_keys_find(keys, 1, 1, T0 + 50000 + CS_KEYS_LINGER_MS));
+	assert_non_null(cs_keys_find(keys, 1, 1, T0 + 50000 + CS_SIGN_GRACE_MS - 1));
+	assert_null(cs_keys_find(keys, 1, 1, T0 + 50000 + CS_SIGN_GRACE_MS));
 	assert_non_null(cs_keys_find(keys, 1, 2, INT64_MAX - 1));
-	cs_keys_sweep(keys, T0 + 50000 + CS_KEYS_LINGER_MS - 1);
+	cs_keys_sweep(keys, T0 + 50000 + CS_SIGN_GRACE_MS - 1);
 	assert_int_equal(cs_keys_count(keys), 2);
-	cs_keys_sweep(keys, T0 + 50000 + CS_KEYS_LINGER_MS);
+	cs_keys_sweep(keys, T0 + 50000 + CS_SIGN_GRACE_MS);
 	assert_int_equal(cs_keys_count(keys), 1);
 	assert_non_null(cs_keys_find(keys, 1, 2, T0));
 	cs_keys_free(keys);

@@ -33,7 +33,7 @@ static void expect(struct cs_svids *s, uint32_t identity)
 	struct cs_error e;
 	char id[64];
 	snprintf(id, sizeof(id), "spiffe://example.org/identity/%u", identity);
-	assert_int_equal(cs_svids_expect(s, identity, id, &e), 0);
+	assert_int_equal(cs_svids_expect(s, identity, id, 6000, &e), 0);
 }
 
 static void put(struct cs_svids *s, uint32_t identity)
@@ -44,11 +44,11 @@ static void put(struct cs_svids *s, uint32_t identity)
 	assert_int_equal(cs_svids_put(s, &svid, 7000, &e), 0);
 }
 
-static void withdraw(struct cs_svids *s, uint32_t identity, enum cs_reason reason)
+static void none(struct cs_svids *s, uint32_t identity, bool withdrawn, enum cs_reason reason)
 {
 	struct cs_error e;
 	cs_error_reason(&e, -EIO, reason, "because");
-	cs_svids_withdraw(s, identity, &e, 8000);
+	cs_svids_none(s, identity, withdrawn, &e, 8000);
 }
 
 /* The next item after *change, which must be this identity's, with this generation. */
@@ -76,9 +76,11 @@ static void publishes_what_a_source_gives(void **state)
 	struct cs_svids *s = *state;
 	uint8_t sha[32];
 	uint64_t at = 0;
-	expect(s, ID);
-	ends(s, 0); /* nothing before the answer: a restart must not look like a withdrawal */
 	assert_null(cs_svids_get(s, ID));
+	expect(s, ID);
+	assert_int_equal(next_is(s, &at, ID, 0)->since_unix_ms, 6000);
+	assert_string_equal(cs_svids_get(s, ID)->reason->name, "no-local-svid");
+	assert_false(cs_svids_get(s, ID)->withdrawn); /* a restart must not look like a withdrawal */
 	put(s, ID);
 	const Countersign__V1__Svid *svid = next_is(s, &at, ID, GEN);
 	assert_string_equal(svid->spiffe_id, "spiffe://example.org/identity/70001");
@@ -122,14 +124,14 @@ static void each_svid_has_a_generation_of_its_own(void **state)
 	cs_svids_free(wrap);
 }
 
-static void withdrawal_is_said_with_its_reason(void **state)
+static void having_none_is_said_with_its_reason(void **state)
 {
 	struct cs_svids *s = *state;
 	uint64_t at = 0;
 	expect(s, ID);
 	put(s, ID);
 	next_is(s, &at, ID, GEN);
-	withdraw(s, ID, CS_R_SVID_EXPIRED);
+	none(s, ID, false, CS_R_SVID_EXPIRED);
 	const Countersign__V1__Svid *svid = next_is(s, &at, ID, 0);
 	assert_string_equal(svid->reason->name, "svid-expired");
 	assert_string_equal(svid->reason->detail, "because");
@@ -137,10 +139,15 @@ static void withdrawal_is_said_with_its_reason(void **state)
 	assert_int_equal(svid->leaf_sha256.len, 0);
 	assert_int_equal(svid->not_after_unix_s, 0);
 	assert_int_equal(svid->since_unix_ms, 8000);
-	withdraw(s, ID, CS_R_NONE); /* every withdrawal has a reason */
-	assert_string_equal(next_is(s, &at, ID, 0)->reason->name, "no-local-svid");
+	assert_false(svid->withdrawn);
+	none(s, ID, true, CS_R_NONE); /* there always is a reason */
+	svid = next_is(s, &at, ID, 0);
+	assert_string_equal(svid->reason->name, "no-local-svid");
+	assert_true(svid->withdrawn);
 	put(s, ID); /* and back */
-	assert_null(next_is(s, &at, ID, GEN + 1)->reason);
+	svid = next_is(s, &at, ID, GEN + 1);
+	assert_null(svid->reason);
+	assert_false(svid->withdrawn);
 }
 
 static void answers_for_nobody_are_dropped(void **state)
@@ -149,7 +156,7 @@ static void answers_for_nobody_are_dropped(void **state)
 	struct cs_error e;
 	struct cs_source_svid svid = {.identity = ID, .chain = chain, .nchain = 1};
 	assert_int_equal(cs_svids_put(s, &svid, 0, &e), -ENOENT);
-	withdraw(s, ID, CS_R_NONE);
+	none(s, ID, true, CS_R_NONE);
 	cs_svids_forget(s, ID, 0);
 	ends(s, 0);
 	expect(s, ID);
@@ -159,32 +166,30 @@ static void answers_for_nobody_are_dropped(void **state)
 	assert_int_equal(cs_svids_put(s, &svid, 0, &e), -EINVAL);
 	assert_int_equal(e.reason, CS_R_CHAIN_TOO_LARGE);
 	assert_int_equal(cs_svids_next_generation(s), GEN);
-	assert_int_equal(cs_svids_expect(s, ID, "spiffe://example.org/other", &e), -EEXIST);
+	assert_int_equal(cs_svids_expect(s, ID, "spiffe://example.org/other", 0, &e), -EEXIST);
 }
 
-static void is_complete_when_all_are_answered(void **state)
+static void counts_what_is_ready(void **state)
 {
 	struct cs_svids *s = *state;
-	assert_false(cs_svids_complete(s));
+	assert_false(cs_svids_known(s));
 	expect(s, ID);
 	expect(s, ID + 1);
-	expect(s, ID + 2);
+	expect(s, ID + 1);
 	cs_svids_set_known(s);
-	assert_false(cs_svids_complete(s));
+	assert_true(cs_svids_known(s));
 	put(s, ID);
-	withdraw(s, ID + 1, CS_R_NONE); /* a reason is an answer */
-	assert_false(cs_svids_complete(s));
-	cs_svids_forget(s, ID + 2, 0); /* and so is its end */
-	assert_true(cs_svids_complete(s));
 	put(s, ID);
-	put(s, ID + 1);
-	assert_true(cs_svids_complete(s));
-	assert_int_equal(cs_svids_ready(s), 2);
-	assert_int_equal(cs_svids_count(s), 2);
-	withdraw(s, ID, CS_R_NONE);
 	assert_int_equal(cs_svids_ready(s), 1);
-	expect(s, ID + 3);
-	assert_false(cs_svids_complete(s));
+	assert_int_equal(cs_svids_count(s), 2);
+	put(s, ID + 1);
+	assert_int_equal(cs_svids_ready(s), 2);
+	none(s, ID, false, CS_R_NONE);
+	none(s, ID, false, CS_R_NONE);
+	assert_int_equal(cs_svids_ready(s), 1);
+	cs_svids_forget(s, ID + 1, 0);
+	assert_int_equal(cs_svids_ready(s), 0);
+	assert_int_equal(cs_svids_count(s), 1);
 }
 
 static void the_last_word_stays_until_everybody_was_told(void **state)
@@ -203,6 +208,7 @@ static void the_last_word_stays_until_everybody_was_told(void **state)
 	cs_svids_told(s, at); /* somebody has not got that far */
 	const Countersign__V1__Svid *svid = next_is(s, &at, ID, 0);
 	assert_string_equal(svid->reason->name, "no-local-endpoint");
+	assert_true(svid->withdrawn);
 	assert_int_equal(svid->since_unix_ms, 9000);
 	cs_svids_told(s, at);
 	at = 0;
@@ -218,8 +224,8 @@ static void an_identity_may_come_back(void **state)
 	expect(s, ID);
 	put(s, ID);
 	cs_svids_forget(s, ID, 0);
-	assert_int_equal(cs_svids_expect(s, ID, "spiffe://example.org/renamed", &e), 0);
-	ends(s, 0);
+	assert_int_equal(cs_svids_expect(s, ID, "spiffe://example.org/renamed", 0, &e), 0);
+	assert_false(next_is(s, &at, ID, 0)->withdrawn);
 	cs_svids_told(s, UINT64_MAX);
 	put(s, ID);
 	assert_string_equal(next_is(s, &at, ID, GEN + 1)->spiffe_id, "spiffe://example.org/renamed");
@@ -236,7 +242,7 @@ static void knows_what_has_expired(void **state)
 	put(s, ID);
 	assert_int_equal(cs_svids_expired(s, 199), 0);
 	assert_int_equal(cs_svids_expired(s, 200), ID);
-	withdraw(s, ID, CS_R_SVID_EXPIRED);
+	none(s, ID, false, CS_R_SVID_EXPIRED);
 	assert_int_equal(cs_svids_expired(s, 200), 0);
 }
 
@@ -313,9 +319,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(publishes_what_a_source_gives),
 		T(each_svid_has_a_generation_of_its_own),
-		T(withdrawal_is_said_with_its_reason),
+		T(having_none_is_said_with_its_reason),
 		T(answers_for_nobody_are_dropped),
-		T(is_complete_when_all_are_answered),
+		T(counts_what_is_ready),
 		T(the_last_word_stays_until_everybody_was_told),
 		T(an_identity_may_come_back),
 		T(knows_what_has_expired),
