@@ -153,6 +153,7 @@ static int run(struct cs_daemon *d)
 	cs_loop_fini(&d->loop);
 	cs_status_free(d->status);
 	cs_metrics_free(d->metrics);
+	uv_library_shutdown(); /* worker threads end while OpenSSL, which keeps state for each, is still there */
 	return d->exit_code;
 }
 
