@@ -19,7 +19,7 @@
 struct cs_ca;
 
 /* Opens DIR/ca.pem (key and certificate, 0600), and makes it if it is not there: once, under a lock, durable before
- * this returns. DIR itself is made with 0700 and its parents must exist; a directory or a file that belongs to another
+ * this returns. DIR is made with 0700, its parents with 0755; a directory or a file that belongs to another
  * user than root or this one, or that others can reach, is refused, and so is the CA of another trust domain.
  * *ret_made (may be NULL): whether it was made just now. It blocks (disk): not on a loop. */
 CS_MUST_USE int cs_ca_open(const char *dir, const char *trust_domain, int64_t now_unix_s, struct cs_ca **ret,

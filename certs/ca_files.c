@@ -2,9 +2,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <openssl/crypto.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -28,8 +30,25 @@ static int check_dir(int fd, const char *path, mode_t mode, struct cs_error *e)
 	return 0;
 }
 
+static int make_parents(const char *path, struct cs_error *e)
+{
+	char part[PATH_MAX];
+	if (snprintf(part, sizeof(part), "%s", path) >= (int)sizeof(part))
+		return cs_error_set(e, -ENAMETOOLONG, "the directory name %s is too long", path);
+	for (char *p = part + 1; *part && (p = strchr(p, '/')); p++) {
+		*p = '\0';
+		if (mkdir(part, 0755) < 0 && errno != EEXIST)
+			return cs_error_errno(e, -errno, "cannot make the directory %s", part);
+		*p = '/';
+	}
+	return 0;
+}
+
 int cs_ca_dir_open(const char *path, mode_t mode, struct cs_ca_dir *ret, struct cs_error *e)
 {
+	int made = make_parents(path, e);
+	if (made < 0)
+		return made;
 	if (mkdir(path, mode) < 0 && errno != EEXIST)
 		return cs_error_errno(e, -errno, "cannot make the directory %s", path);
 	int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);

@@ -12,7 +12,7 @@ struct cs_ca_dir {
 	int fd;
 };
 
-/* Makes (with this mode) and opens a directory. Refused: another owner than root or this user, and any permission bit
+/* Makes (with this mode; parents with 0755) and opens a directory. Refused: another owner than root or this user, and any permission bit
  * that mode does not have for group and others. */
 CS_MUST_USE int cs_ca_dir_open(const char *path, mode_t mode, struct cs_ca_dir *ret, struct cs_error *e);
 void cs_ca_dir_close(struct cs_ca_dir *dir);

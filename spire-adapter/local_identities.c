@@ -1,5 +1,6 @@
 #include "local_identities.h"
 
+#include <countersign/maps.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -85,7 +86,7 @@ static int out_of_memory(struct cs_error *e)
 /* One endpoint more of the current view names it. */
 static int use(struct cs_local_identities *l, uint32_t identity, struct cs_error *e)
 {
-	if (identity < CS_LOCAL_IDENTITY_MIN)
+	if (identity < CS_ID_FIRST_AUTH || identity >= CS_ID_LOCAL_SCOPE) /* cannot authenticate */
 		return 0;
 	struct use *u = find_use(l, identity);
 	if (!u) {

@@ -31,7 +31,8 @@ struct cs_svids {
 	uint64_t generation, change;
 	struct item *svids, *bundles; /* hashes */
 	struct item *changed;         /* list, by change */
-	size_t ready, ntombstones;
+	struct item *hint;            /* the item that was asked for last, or NULL: the next one is beside it */
+	size_t ready, count, ntombstones;
 	bool known;
 };
 
@@ -188,6 +189,7 @@ int cs_svids_expect(
 		item->svid.identity = identity;
 		HASH_ADD(hh, s->svids, svid.identity, sizeof(item->svid.identity), item);
 	}
+	s->count++;
 	set_none(s, item, CS_R_NO_LOCAL_SVID, "it was asked for a moment ago", now_unix_ms);
 	return 0;
 }
@@ -247,6 +249,7 @@ void cs_svids_forget(struct cs_svids *s, uint32_t identity, int64_t now_unix_ms)
 	set_none(s, item, CS_R_NO_LOCAL_ENDPOINT, "no endpoint of it is left on this node", now_unix_ms);
 	item->svid.withdrawn = true;
 	item->gone = true;
+	s->count--;
 	s->ntombstones++;
 }
 
@@ -323,17 +326,21 @@ bool cs_svids_known(const struct cs_svids *s)
 	return s->known;
 }
 
-bool cs_svids_next(const struct cs_svids *s, uint64_t after, struct cs_svids_item *ret)
+bool cs_svids_next(struct cs_svids *s, uint64_t after, struct cs_svids_item *ret)
 {
-	const struct item *item = s->changed;
-	if (!item || s->change <= after)
+	struct item *found = s->changed;
+	if (!found || s->change <= after)
 		return false;
-	/* From the end backwards: who follows is near it. In this list the head's prev is the tail. */
-	const struct item *found = item->prev;
-	while (found != s->changed && found->prev->change > after)
-		found = found->prev;
-	if (found->change <= after)
+	if (s->hint && s->hint->change == after) {
+		found = s->hint->next;
+	} else if (after >= found->change) {
+		/* From the end backwards: who follows is near it. In this list the head's prev is the tail. */
+		for (found = found->prev; found->prev->change > after;)
+			found = found->prev;
+	}
+	if (!found || found->change <= after)
 		return false;
+	s->hint = found;
 	*ret = (struct cs_svids_item){.change = found->change};
 	if (found->is_bundle)
 		ret->bundle = &found->bundle;
@@ -352,6 +359,8 @@ void cs_svids_told(struct cs_svids *s, uint64_t up_to)
 			break;
 		if (!item->gone)
 			continue;
+		if (s->hint == item)
+			s->hint = NULL;
 		DL_DELETE(s->changed, item);
 		if (item->is_bundle)
 			HASH_DEL(s->bundles, item);
@@ -369,8 +378,5 @@ size_t cs_svids_ready(const struct cs_svids *s)
 
 size_t cs_svids_count(const struct cs_svids *s)
 {
-	size_t n = 0;
-	for (const struct item *item = s->svids; item; item = item->hh.next)
-		n += !item->gone;
-	return n;
+	return s->count;
 }

@@ -61,7 +61,7 @@ CS_MUST_USE int cs_svids_put_bundle(
 void cs_svids_set_known(struct cs_svids *s);
 bool cs_svids_known(const struct cs_svids *s);
 /* The first item that changed after this number (0: the very first). False: none. */
-bool cs_svids_next(const struct cs_svids *s, uint64_t after, struct cs_svids_item *ret);
+bool cs_svids_next(struct cs_svids *s, uint64_t after, struct cs_svids_item *ret);
 /* Every follower has all that changed up to this number: tombstones go. */
 void cs_svids_told(struct cs_svids *s, uint64_t up_to);
 /* Local identities that have an SVID, and all of them. */

@@ -328,8 +328,10 @@ static void refuses_files_that_others_reach(void **state)
 	assert_int_equal(mkfifo(path, 0600), 0);
 	refused(f, DOMAIN, f->now_unix_s, -EINVAL, "not a regular file");
 	assert_int_equal(unlink(path), 0);
-	snprintf(f->dir, sizeof(f->dir), "%s/no/such", f->base);
-	refused(f, DOMAIN, f->now_unix_s, -ENOENT, "no/such");
+	snprintf(f->dir, sizeof(f->dir), "%s/elsewhere/ca", f->base);
+	refused(f, DOMAIN, f->now_unix_s, -ENOTDIR, "elsewhere");
+	snprintf(f->dir, sizeof(f->dir), "%s/not/there/ca", f->base);
+	cs_ca_free(open_ca(f));
 }
 
 static void refuses_a_file_that_is_too_large(void **state)

@@ -137,7 +137,10 @@ static void local_endpoints_only(void **state)
 	endpoint(f, "a", 70001, HERE);
 	endpoint(f, "b", 70002, ELSEWHERE);
 	endpoint(f, "not-identified", 0, HERE);
+	identity(f, 1, "spiffe://x/host");
+	identity(f, 1 << 24, "spiffe://x/cidr");
 	endpoint(f, "reserved", 1, HERE);
+	endpoint(f, "cidr", 1 << 24, HERE);
 	endpoint(f, "no-such-identity", 70009, HERE);
 	send_as(f, true, true, "+70001 spiffe://x/a;synced;");
 	identity(f, 70009, "spiffe://x/late"); /* the identity after its endpoint */
