@@ -1,7 +1,8 @@
-/* Any bytes: policies with every name filled in, or an error that names the file. */
+/* Any bytes: policies with every name filled in, which compile, or an error that names the file. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include "policy_witness.h"
 #include "policy_yaml.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -22,6 +23,24 @@ static void check_policy(const struct cs_cnp *p)
 	}
 }
 
+static void compile(const struct cs_cnp_set *set)
+{
+	struct cs_witnesses w = {0};
+	struct cs_rows rows = {0};
+	struct cs_error e = {0};
+	if (cs_witnesses_make(set, &w, &e) < 0)
+		abort();
+	struct cs_compile_input in = {.policies = set, .identities = w.identities, .nidentities = w.n};
+	struct cs_compiled *c = cs_policy_compile(&in, &e);
+	if (!c || (w.n && cs_compiled_rows(c, &w.identities[0].id, 1, &rows, &e) < 0))
+		abort();
+	if (rows.ndefaults != (w.n ? 1 : 0))
+		abort();
+	cs_rows_fini(&rows);
+	cs_compiled_free(c);
+	cs_witnesses_fini(&w);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct cs_cnp_set set = {0};
@@ -33,6 +52,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	}
 	for (size_t i = 0; i < set.n; i++)
 		check_policy(set.items[i]);
+	compile(&set);
 	cs_cnp_set_fini(&set);
 	return 0;
 }
