@@ -71,7 +71,7 @@ static enum cs_tls_role other(enum cs_tls_role role)
 	return role == CS_TLS_SERVER ? CS_TLS_CLIENT : CS_TLS_SERVER;
 }
 
-/* libssl's question in the middle of the handshake. The reason goes to OpenSSL's queue, where lib finds it. */
+/* libssl's question in the middle of the handshake. The reason goes where lib looks for it (grpc.h). */
 static int on_verify(X509_STORE_CTX *store, void *data)
 {
 	struct cs_tls *tls = data;
@@ -82,7 +82,7 @@ static int on_verify(X509_STORE_CTX *store, void *data)
 		    &e) == 0)
 		return 1;
 	X509_STORE_CTX_set_error(store, cs_tls_x509_error(e.reason));
-	ERR_raise_data(ERR_LIB_USER, ERR_R_PASSED_INVALID_ARGUMENT, "%s: %s", cs_reason_name(e.reason), e.text);
+	ERR_raise_data(ERR_LIB_USER, 1, "%s: %s", cs_reason_name(e.reason), e.text);
 	return 0;
 }
 

@@ -93,7 +93,8 @@ struct cs_grpc_limits {
 struct cs_grpc_tls {
 	/* The context of a new connection, asked for each time, so that certificates rotate. Borrowed: the connection takes
 	 * its own reference. Its verify mode must have SSL_VERIFY_PEER (server: and SSL_VERIFY_FAIL_IF_NO_PEER_CERT), else
-	 * the connection is refused. ALPN (h2) is set here. NULL: none now; fill e. */
+	 * the connection is refused. ALPN (h2) is set here. A verify callback of it that refuses
+	 * says why by ERR_raise_data(ERR_LIB_USER, 1, "<name of the reason>: <sentence>"). NULL: none now; fill e. */
 	SSL_CTX *(*context)(void *data, struct cs_error *e);
 	/* After the handshake and before a byte of HTTP/2: chain as the peer sent it, leaf first, borrowed. 0 and the peer's
 	 * name, or an error, and the connection is closed. */

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <openssl/err.h>
+#include <stdio.h>
 #include <string.h>
 
 static const uint8_t h2[] = {2, 'h', '2'};
@@ -19,13 +20,26 @@ static int select_h2(SSL *ssl, const unsigned char **out, unsigned char *outlen,
 	return SSL_TLSEXT_ERR_OK;
 }
 
+/* "svid-expired: sentence", as the context's own verification left it on OpenSSL's queue. */
+static int verify_error(struct cs_error *e, const char *what, const char *refusal)
+{
+	char name[64];
+	snprintf(name, sizeof(name), "%.*s", (int)strcspn(refusal, ":"), refusal);
+	int reason = cs_reason_parse(name);
+	return cs_error_reason(e, -EACCES, reason < 0 ? CS_R_NONE : (enum cs_reason)reason, "%s: %s", what, refusal);
+}
+
 /* OpenSSL's first reason, and the verifier's if it was that. */
 static int tls_error(struct cs_http2 *h, struct cs_error *e, const char *what)
 {
-	unsigned long code = ERR_get_error();
+	const char *data = "";
+	unsigned long code = ERR_get_error_all(NULL, NULL, NULL, &data, NULL);
 	const char *text = code ? ERR_reason_error_string(code) : NULL;
 	long verify = SSL_get_verify_result(h->ssl);
-	ERR_clear_error();
+	int r = ERR_GET_LIB(code) == ERR_LIB_USER ? verify_error(e, what, data) : 0;
+	ERR_clear_error(); /* data was OpenSSL's */
+	if (r < 0)
+		return r;
 	if (verify != X509_V_OK)
 		return cs_error_set(e, -EPROTO, "%s: %s", what, X509_verify_cert_error_string(verify));
 	return cs_error_set(e, -EPROTO, "%s: %s", what, text ? text : "unknown error");
