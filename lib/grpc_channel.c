@@ -167,7 +167,7 @@ static void conn_down(struct cs_http2 *h, const struct cs_error *why)
 	struct client_conn *conn = (struct client_conn *)h;
 	struct cs_grpc_channel *channel = conn->channel;
 	struct cs_error e = *why;
-	if (!conn->ready && h->is_up && !channel->tcp && why->code == -ECONNRESET)
+	if (!conn->ready && h->is_up && !channel->tcp && (why->code == -ECONNRESET || why->code == -EPIPE))
 		cs_error_set(&e, why->code, "the server closed the connection at once: this user has no role there");
 	if (!conn->ready)
 		cs_error_prefix(&e, "cannot connect to %s", channel->options.target);

@@ -138,8 +138,8 @@ static void submit(struct client_conn *conn, struct cs_grpc_client_call *call)
 	nghttp2_nv nv[9] = {cs_grpc_nv(":method", "POST"), cs_grpc_nv(":scheme", conn->h.tls ? "https" : "http"),
 		cs_grpc_nv(":path", call->path), cs_grpc_nv(":authority", call->channel->authority),
 		cs_grpc_nv("te", "trailers"), cs_grpc_nv("content-type", "application/grpc"),
-		cs_grpc_nv("user-agent", "countersign/" CS_VERSION)};
-	size_t n = 7;
+		cs_grpc_nv("grpc-accept-encoding", "identity"), cs_grpc_nv("user-agent", "countersign/" CS_VERSION)};
+	size_t n = 8;
 	if (call->deadline_ms != INT64_MAX) {
 		cs_grpc_timeout_format(call->deadline_ms - cs_loop_mono_ms(call->channel->loop), timeout);
 		nv[n++] = cs_grpc_nv("grpc-timeout", timeout);
