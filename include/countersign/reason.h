@@ -15,6 +15,7 @@
 	X(6, NEIGHBOUR_DISCOVERY, "neighbour-discovery", "not the neighbour discovery that may pass")                  \
 	X(7, MULTICAST, "multicast", "a multicast packet of a peer that must authenticate")                            \
 	X(8, FRAGMENT, "fragment", "a later fragment cannot be matched to a reply")                                    \
+	X(9, LINK_LOCAL, "link-local", "link-local traffic other than neighbour discovery")                            \
 	/* datapath: the verdict */                                                                                    \
 	X(16, POLICY_DENY, "policy-deny", "policy does not allow this peer")                                           \
 	X(17, UNAUTHENTICATED, "unauthenticated", "policy asks for authentication and there is no entry yet")          \

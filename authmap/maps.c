@@ -1,0 +1,346 @@
+/* The maps behind typed functions. */
+#include "datapath_private.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <linux/bpf.h>
+
+static int put(struct cs_datapath *dp, int map, const void *key, const void *value, struct cs_error *e)
+{
+	int r = bpf_map_update_elem(dp->map_fd[map], key, value, BPF_ANY);
+	if (r == 0)
+		return 0;
+	if (r == -E2BIG || r == -ENOSPC || r == -ENOMEM)
+		return cs_error_reason(e, -ENOSPC, CS_R_MAP_FULL,
+			"the map %s has no room for another row; its size is a setting of the datapath",
+			cs_map_name(map));
+	cs_error_errno(e, r, "cannot write to the map %s", cs_map_name(map));
+	if (e)
+		e->reason = CS_R_MAP_WRITE_FAILED;
+	return r;
+}
+
+static int get(struct cs_datapath *dp, int map, const void *key, void *value)
+{
+	int r = bpf_map_lookup_elem(dp->map_fd[map], key, value);
+	return r == 0 ? 1 : r == -ENOENT ? 0 : r;
+}
+
+static int del(struct cs_datapath *dp, int map, const void *key, struct cs_error *e)
+{
+	int r = bpf_map_delete_elem(dp->map_fd[map], key);
+	if (r == 0 || r == -ENOENT)
+		return 0;
+	cs_error_errno(e, r, "cannot delete from the map %s", cs_map_name(map));
+	if (e)
+		e->reason = CS_R_MAP_WRITE_FAILED;
+	return r;
+}
+
+/* Widest key and value of all maps that are walked. */
+union row_key {
+	struct cs_flow_key flow;
+	uint8_t bytes[64];
+};
+union row_value {
+	struct cs_node node;
+	struct cs_basis basis;
+	uint8_t bytes[512];
+};
+
+int cs_datapath_each(struct cs_datapath *dp, enum cs_map map,
+	bool (*fn)(const void *key, const void *value, void *data), void *data, struct cs_error *e)
+{
+	union row_key key, next;
+	union row_value value;
+	int fd = dp->map_fd[map], rows = 0;
+	int r = bpf_map_get_next_key(fd, NULL, &key);
+	while (r == 0) {
+		/* The next key first: fn may delete this row, and from a missing key the walk would start again. */
+		int next_r = bpf_map_get_next_key(fd, &key, &next);
+		r = bpf_map_lookup_elem(fd, &key, &value);
+		bool is_row = r == 0;
+		if (map == CS_MAP_ENDPOINT && !dp->endpoint_hash)
+			is_row = is_row && ((struct cs_endpoint *)&value)->identity != 0;
+		if (is_row) {
+			rows++;
+			if (!fn(&key, &value, data))
+				return rows;
+		} else if (r < 0 && r != -ENOENT) {
+			break;
+		}
+		memcpy(&key, &next, sizeof(key));
+		r = next_r;
+	}
+	if (r != -ENOENT)
+		return cs_error_errno(e, r, "cannot walk the map %s", cs_map_name((int)map));
+	return rows;
+}
+
+/* Endpoints */
+
+static bool same_owner(const struct cs_endpoint *a, const struct cs_endpoint *b)
+{
+	return a->identity == b->identity && a->n4 == b->n4 && a->n6 == b->n6 &&
+	       memcmp(a->own4_be32, b->own4_be32, sizeof(a->own4_be32)) == 0 &&
+	       memcmp(a->own6, b->own6, sizeof(a->own6)) == 0;
+}
+
+static struct cs_budget_key budget_key(uint32_t ifindex, enum cs_dir dir)
+{
+	return (struct cs_budget_key){.kind = CS_BUDGET_INTERFACE, .id = ifindex << 1 | dir};
+}
+
+static int make_budgets(struct cs_datapath *dp, uint32_t ifindex, struct cs_error *e)
+{
+	for (int dir = CS_FROM; dir <= CS_TO; dir++) {
+		struct cs_budget_key key = budget_key(ifindex, (enum cs_dir)dir);
+		struct cs_budget row = {.pairs = CS_NEW_PAIRS_PER_S, .refill_ns = cs_datapath_now_ns()};
+		int r = bpf_map_update_elem(dp->map_fd[CS_MAP_BUDGET], &key, &row, BPF_NOEXIST);
+		if (r < 0 && r != -EEXIST)
+			return put(dp, CS_MAP_BUDGET, &key, &row, e); /* for the error's sentence */
+	}
+	return 0;
+}
+
+int cs_datapath_endpoint_put(
+	struct cs_datapath *dp, uint32_t ifindex, const struct cs_endpoint *endpoint, struct cs_error *e)
+{
+	static const struct cs_endpoint closed;
+	struct cs_endpoint old;
+	if (!dp->endpoint_hash && ifindex >= dp->endpoint_rows)
+		return cs_error_reason(e, -ENOSPC, CS_R_MAP_FULL,
+			"the interface's index %u is above datapath.array_ifindex (%u); set that to 0 to look "
+			"interfaces up "
+			"in a hash",
+			ifindex, dp->endpoint_rows - 1);
+	int r = make_budgets(dp, ifindex, e);
+	if (r == 0 && cs_datapath_endpoint_get(dp, ifindex, &old) == 1 && !same_owner(&old, endpoint))
+		r = put(dp, CS_MAP_ENDPOINT, &ifindex, &closed, e);
+	if (r == 0)
+		r = put(dp, CS_MAP_ENDPOINT, &ifindex, endpoint, e);
+	return r;
+}
+
+int cs_datapath_endpoint_get(struct cs_datapath *dp, uint32_t ifindex, struct cs_endpoint *ret)
+{
+	int r = get(dp, CS_MAP_ENDPOINT, &ifindex, ret);
+	return r == 1 && ret->identity == 0 ? 0 : r;
+}
+
+struct flow_filter {
+	struct cs_datapath *dp;
+	uint32_t ifindex;
+	int family;
+	const void *ip;
+	struct cs_error *e;
+	int r;
+};
+
+static bool forget_flow(const void *key, const void *value, void *data)
+{
+	const struct cs_flow_key *flow = key;
+	struct flow_filter *f = data;
+	(void)value;
+	size_t n = f->family == 4 ? 4 : 16;
+	bool match = f->ip ? flow->family == f->family &&
+				     (memcmp(flow->saddr, f->ip, n) == 0 || memcmp(flow->daddr, f->ip, n) == 0)
+			   : flow->ifindex == f->ifindex;
+	if (match)
+		f->r = del(f->dp, CS_MAP_FLOWS, flow, f->e);
+	return f->r == 0;
+}
+
+static int forget_flows(struct flow_filter f)
+{
+	int r = cs_datapath_each(f.dp, CS_MAP_FLOWS, forget_flow, &f, f.e);
+	return r < 0 ? r : f.r;
+}
+
+int cs_datapath_endpoint_del(struct cs_datapath *dp, uint32_t ifindex, struct cs_error *e)
+{
+	static const struct cs_endpoint closed;
+	int r = 0;
+	if (dp->endpoint_hash)
+		r = del(dp, CS_MAP_ENDPOINT, &ifindex, e);
+	else if (ifindex < dp->endpoint_rows)
+		r = put(dp, CS_MAP_ENDPOINT, &ifindex, &closed, e);
+	for (int dir = CS_FROM; r == 0 && dir <= CS_TO; dir++) {
+		struct cs_budget_key key = budget_key(ifindex, (enum cs_dir)dir);
+		r = del(dp, CS_MAP_BUDGET, &key, e);
+	}
+	if (r == 0)
+		r = forget_flows((struct flow_filter){.dp = dp, .ifindex = ifindex, .e = e});
+	return r;
+}
+
+/* Addresses */
+
+int cs_datapath_addr_put(
+	struct cs_datapath *dp, int family, const void *ip, const struct cs_addr *addr, struct cs_error *e)
+{
+	return put(dp, family == 4 ? CS_MAP_ADDR4 : CS_MAP_ADDR6, ip, addr, e);
+}
+
+int cs_datapath_addr_del(struct cs_datapath *dp, int family, const void *ip, struct cs_error *e)
+{
+	int r = del(dp, family == 4 ? CS_MAP_ADDR4 : CS_MAP_ADDR6, ip, e);
+	if (r == 0)
+		r = forget_flows((struct flow_filter){.dp = dp, .family = family, .ip = ip, .e = e});
+	return r;
+}
+
+union prefix {
+	struct cs_prefix4 v4;
+	struct cs_prefix6 v6;
+};
+
+static int prefix_key(int family, const void *ip, uint32_t bits, union prefix *ret, struct cs_error *e)
+{
+	if (bits > (family == 4 ? 32u : 128u))
+		return cs_error_set(e, -EINVAL, "a prefix of IPv%d has no %u bits", family, bits);
+	memset(ret, 0, sizeof(*ret));
+	if (family == 4) {
+		ret->v4.len = bits;
+		memcpy(&ret->v4.addr_be32, ip, 4);
+	} else {
+		ret->v6.len = bits;
+		memcpy(ret->v6.addr, ip, 16);
+	}
+	return 0;
+}
+
+int cs_datapath_prefix_put(struct cs_datapath *dp, int family, const void *ip, uint32_t bits,
+	const struct cs_addr *addr, struct cs_error *e)
+{
+	union prefix key;
+	int r = prefix_key(family, ip, bits, &key, e);
+	return r < 0 ? r : put(dp, family == 4 ? CS_MAP_PREFIX4 : CS_MAP_PREFIX6, &key, addr, e);
+}
+
+int cs_datapath_prefix_del(struct cs_datapath *dp, int family, const void *ip, uint32_t bits, struct cs_error *e)
+{
+	union prefix key;
+	int r = prefix_key(family, ip, bits, &key, e);
+	return r < 0 ? r : del(dp, family == 4 ? CS_MAP_PREFIX4 : CS_MAP_PREFIX6, &key, e);
+}
+
+/* Pairs */
+
+int cs_datapath_policy_put(
+	struct cs_datapath *dp, const struct cs_policy_key *key, const struct cs_policy *policy, struct cs_error *e)
+{
+	return put(dp, CS_MAP_POLICY, key, policy, e);
+}
+
+int cs_datapath_policy_del(struct cs_datapath *dp, const struct cs_policy_key *key, struct cs_error *e)
+{
+	return del(dp, CS_MAP_POLICY, key, e);
+}
+
+int cs_datapath_auth_put(struct cs_datapath *dp, const struct cs_auth_key *key, uint64_t value, struct cs_error *e)
+{
+	return put(dp, CS_MAP_AUTH, key, &value, e);
+}
+
+int cs_datapath_auth_get(struct cs_datapath *dp, const struct cs_auth_key *key, uint64_t *ret)
+{
+	return get(dp, CS_MAP_AUTH, key, ret);
+}
+
+int cs_datapath_auth_del(struct cs_datapath *dp, const struct cs_auth_key *key, struct cs_error *e)
+{
+	return del(dp, CS_MAP_AUTH, key, e);
+}
+
+int cs_datapath_basis_put(
+	struct cs_datapath *dp, const struct cs_auth_key *key, const struct cs_basis *basis, struct cs_error *e)
+{
+	return put(dp, CS_MAP_BASIS, key, basis, e);
+}
+
+int cs_datapath_basis_get(struct cs_datapath *dp, const struct cs_auth_key *key, struct cs_basis *ret)
+{
+	return get(dp, CS_MAP_BASIS, key, ret);
+}
+
+int cs_datapath_basis_del(struct cs_datapath *dp, const struct cs_auth_key *key, struct cs_error *e)
+{
+	return del(dp, CS_MAP_BASIS, key, e);
+}
+
+int cs_datapath_pending_put(
+	struct cs_datapath *dp, const struct cs_auth_key *key, const struct cs_pending *pending, struct cs_error *e)
+{
+	return put(dp, CS_MAP_PENDING, key, pending, e);
+}
+
+int cs_datapath_pending_get(struct cs_datapath *dp, const struct cs_auth_key *key, struct cs_pending *ret)
+{
+	return get(dp, CS_MAP_PENDING, key, ret);
+}
+
+int cs_datapath_pending_del(struct cs_datapath *dp, const struct cs_auth_key *key, struct cs_error *e)
+{
+	return del(dp, CS_MAP_PENDING, key, e);
+}
+
+int cs_datapath_settle(struct cs_datapath *dp, const struct cs_settle *settle, struct cs_error *e)
+{
+	struct cs_settle ctx = *settle;
+	LIBBPF_OPTS(bpf_test_run_opts, opts, .ctx_in = &ctx, .ctx_size_in = sizeof(ctx));
+	int r = bpf_prog_test_run_opts(cs_datapath_prog_fd(dp, CS_PROG_SETTLE, 0), &opts);
+	return r < 0 ? cs_error_errno(e, r, "cannot settle the budgets of interface %u", settle->ifindex) : 0;
+}
+
+int cs_datapath_node_put(struct cs_datapath *dp, uint16_t id, const struct cs_node *node, struct cs_error *e)
+{
+	return put(dp, CS_MAP_NODE, &id, node, e);
+}
+
+int cs_datapath_node_del(struct cs_datapath *dp, uint16_t id, struct cs_error *e)
+{
+	return del(dp, CS_MAP_NODE, &id, e);
+}
+
+/* Configuration and counters */
+
+void cs_datapath_set_alive(struct cs_datapath *dp, uint64_t now_ns)
+{
+	__atomic_store_n(&dp->config->alive_ns, now_ns, __ATOMIC_RELAXED);
+}
+
+void cs_datapath_set_flags(struct cs_datapath *dp, uint32_t node_flags)
+{
+	__atomic_store_n(&dp->config->node_flags, node_flags, __ATOMIC_RELAXED);
+}
+
+int cs_datapath_count(struct cs_datapath *dp, enum cs_reason reason, bool would, enum cs_dir dir, struct cs_count *ret)
+{
+	int cpus = libbpf_num_possible_cpus();
+	if (cpus < 0)
+		return cpus;
+	struct cs_count *rows = calloc((size_t)cpus, sizeof(*rows));
+	if (!rows)
+		return -ENOMEM;
+	uint32_t key = CS_COUNT(reason, would, dir);
+	int r = bpf_map_lookup_elem(dp->map_fd[MAP_COUNT], &key, rows);
+	*ret = (struct cs_count){0};
+	for (int i = 0; r == 0 && i < cpus; i++) {
+		ret->packets += rows[i].packets;
+		ret->bytes += rows[i].bytes;
+	}
+	free(rows);
+	return r;
+}
+
+uint64_t cs_datapath_now_ns(void)
+{
+	struct timespec ts;
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
+}
