@@ -11,20 +11,25 @@
 #define CS_SPIFFE_ID 2049 /* 2048 and NUL (SPIFFE-ID 2.3) */
 #define CS_DOMAIN    256
 
+#define CS_HS_LIST_MAX (1024 * 1024) /* bytes of a chain or bundle in its memfd */
+#define CS_HS_WORK_MAX 256           /* dials and accepts in flight in one handshaker; 182 KiB each at most */
+
 enum cs_hs_type {
 	/* monitor -> handshaker, state; each replaces the earlier of the same subject */
-	CS_HS_SVID = 1,   /* cs_hs_svid; fd: chain, leaf first, each u32 length + DER. Length 0: forget it */
-	CS_HS_BUNDLE = 2, /* cs_hs_bundle; fd: authorities in the same form */
+	/* cs_hs_svid; fd: chain, leaf first, each u32 length (host order) + DER. No fd and generation 0: the identity lives
+	 * here but has no SVID now. No fd and an empty spiffe_id: it does not live here any more */
+	CS_HS_SVID = 1,
+	CS_HS_BUNDLE = 2, /* cs_hs_bundle; fd: authorities in the same form; no fd: the bundle is gone */
 	CS_HS_SIGNER = 3, /* header only; fd: a connected sign.sock (again after each adapter restart) */
 	/* monitor -> handshaker, work; fd: a socket. The monitor connects and accepts, so addresses are its own knowledge */
 	CS_HS_DIAL = 16,
 	CS_HS_ACCEPT = 17,
-	CS_HS_CANCEL = 18, /* header only */
+	CS_HS_CANCEL = 18, /* header only; the request still ends with CS_HS_DONE */
 	CS_HS_ANSWER = 19, /* to a verdict: say yes, or refuse */
 	/* handshaker -> monitor */
 	CS_HS_READY = 32,   /* header only: locked in, takes work */
 	CS_HS_VERDICT = 33, /* both sides proved possession and verified; waits for CS_HS_ANSWER */
-	CS_HS_DONE = 34,    /* the connection is over; reason none = accepted by both */
+	CS_HS_DONE = 34,    /* exactly once per dial and accept: it is over; reason none = accepted by both */
 };
 enum cs_hs_role { CS_HS_DIALLER = 1, CS_HS_ACCEPTOR = 2, CS_HS_LOOPBACK = 3 /* both ends here, node 0 */ };
 

@@ -73,6 +73,7 @@
 	X(92, VERIFIERS_DISAGREE, "verifiers-disagree", "two verifiers came to different answers")                     \
 	X(93, REVOKED, "revoked", "a revocation names it")                                                             \
 	X(94, SIGNATURE_INVALID, "signature-invalid", "the peer does not hold the key")                                \
+	X(95, PROTOCOL_REFUSED, "protocol-refused", "the peer asked for a protocol that is not spoken here")           \
 	/* authentication: the answer */                                                                               \
 	X(104, VERDICT_ALERT, "verdict-alert", "the peer refused us")                                                  \
 	X(105, VERDICT_TRUNCATED, "verdict-truncated", "the connection ended without an answer")                       \
