@@ -20,6 +20,12 @@ struct said {
 	bool told, sending, seen;
 	UT_hash_handle hh;
 };
+struct outgoing {
+	Countersign__V1__Report report;
+	Countersign__V1__Condition condition;
+	Countersign__V1__Reason reason;
+};
+
 struct cs_report {
 	struct cs_loop *loop;
 	const struct cs_world *world;
@@ -28,6 +34,7 @@ struct cs_report {
 	struct said *said;
 	bool calling, closing;
 	unsigned open;
+	struct outgoing out[CS_REPORT_BATCH];
 };
 
 static void said_free(struct cs_report *r, struct said *s)
@@ -82,12 +89,6 @@ static void on_told(const struct cs_grpc_status *status, const ProtobufCMessage 
 	cs_timer_start(&r->soon, status->code == CS_GRPC_OK ? 0 : CS_REPORT_AGAIN_MS, 0);
 }
 
-struct outgoing {
-	Countersign__V1__Report report;
-	Countersign__V1__Condition condition;
-	Countersign__V1__Reason reason;
-};
-
 static void fill(struct outgoing *o, struct said *s)
 {
 	*o = (struct outgoing){.report = COUNTERSIGN__V1__REPORT__INIT,
@@ -108,7 +109,6 @@ static void fill(struct outgoing *o, struct said *s)
 
 static void send_some(struct cs_report *r)
 {
-	static struct outgoing out[CS_REPORT_BATCH];
 	Countersign__V1__Report *reports[CS_REPORT_BATCH];
 	Countersign__V1__ReportRequest request = COUNTERSIGN__V1__REPORT_REQUEST__INIT;
 	struct cs_grpc_call_options options = {.timeout_ms = 5000, .wait = true};
@@ -118,8 +118,8 @@ static void send_some(struct cs_report *r)
 	HASH_ITER (hh, r->said, s, next) {
 		if (s->told || request.n_reports == CS_REPORT_BATCH)
 			continue;
-		fill(&out[request.n_reports], s);
-		reports[request.n_reports] = &out[request.n_reports].report;
+		fill(&r->out[request.n_reports], s);
+		reports[request.n_reports] = &r->out[request.n_reports].report;
 		request.n_reports++;
 		s->sending = true;
 	}
