@@ -29,27 +29,14 @@ void cs_rec_unref(struct cs_rec *rec)
 	free(rec);
 }
 
-static bool same_record(const cs_record *a, const cs_record *b)
-{
-	size_t n = countersign__v1__record__get_packed_size(a);
-	if (n != countersign__v1__record__get_packed_size(b))
-		return false;
-	uint8_t *bytes = cs_xcalloc(2, n);
-	countersign__v1__record__pack(a, bytes);
-	countersign__v1__record__pack(b, bytes + n);
-	bool same = memcmp(bytes, bytes + n, n) == 0;
-	free(bytes);
-	return same;
-}
-
 /* --- the changes --- */
 
-const struct cs_change *cs_dir_change(const struct cs_dir *dir, size_t i)
+const struct cs_change *cs_dir_change(const struct cs_directory *dir, size_t i)
 {
 	return &dir->changes[(dir->head + i) % dir->cap];
 }
 
-static void drop_oldest(struct cs_dir *dir)
+static void drop_oldest(struct cs_directory *dir)
 {
 	struct cs_change *oldest = &dir->changes[dir->head];
 	dir->floor = oldest->revision;
@@ -58,7 +45,7 @@ static void drop_oldest(struct cs_dir *dir)
 	dir->nchanges--;
 }
 
-static void grow_ring(struct cs_dir *dir)
+static void grow_ring(struct cs_directory *dir)
 {
 	size_t cap = dir->cap ? dir->cap * 2 : 256;
 	struct cs_change *changes = cs_xcalloc(cap, sizeof(*changes));
@@ -71,7 +58,7 @@ static void grow_ring(struct cs_dir *dir)
 }
 
 /* The revision that is being made gets its number at publication. */
-static void log_change(struct cs_dir *dir, struct cs_rec *rec)
+static void log_change(struct cs_directory *dir, struct cs_rec *rec)
 {
 	dir->changed = true;
 	if (!dir->published) {
@@ -85,9 +72,9 @@ static void log_change(struct cs_dir *dir, struct cs_rec *rec)
 
 /* --- the state --- */
 
-struct cs_dir *cs_dir_new(uint64_t epoch, const struct cs_dir_limits *limits)
+struct cs_directory *cs_dir_new(uint64_t epoch, const struct cs_dir_limits *limits)
 {
-	struct cs_dir *dir = cs_xcalloc(1, sizeof(*dir));
+	struct cs_directory *dir = cs_xcalloc(1, sizeof(*dir));
 	dir->epoch = epoch;
 	dir->limits =
 		limits ? *limits : (struct cs_dir_limits){.records = CS_DIR_RECORDS_MAX, .changes = CS_DIR_CHANGES_MAX};
@@ -99,7 +86,7 @@ static bool is_policy(Countersign__V1__Kind kind)
 	return kind == COUNTERSIGN__V1__KIND__KIND_POLICY_ROW || kind == COUNTERSIGN__V1__KIND__KIND_POLICY_DEFAULT;
 }
 
-static void link_local(struct cs_dir *dir, struct cs_entry *entry)
+static void link_local(struct cs_directory *dir, struct cs_entry *entry)
 {
 	const cs_record *msg = entry->rec->msg;
 	if (!is_policy(entry->rec->kind))
@@ -117,7 +104,7 @@ static void link_local(struct cs_dir *dir, struct cs_entry *entry)
 	entry->local = local;
 }
 
-static void remove_entry(struct cs_dir *dir, struct cs_entry *entry)
+static void remove_entry(struct cs_directory *dir, struct cs_entry *entry)
 {
 	struct cs_local *local = entry->local;
 	if (local) {
@@ -135,7 +122,7 @@ static void remove_entry(struct cs_dir *dir, struct cs_entry *entry)
 	free(entry);
 }
 
-void cs_dir_free(struct cs_dir *dir)
+void cs_dir_free(struct cs_directory *dir)
 {
 	if (!dir)
 		return;
@@ -148,14 +135,14 @@ void cs_dir_free(struct cs_dir *dir)
 	free(dir);
 }
 
-struct cs_entry *cs_dir_entry(const struct cs_dir *dir, const char *key)
+struct cs_entry *cs_dir_entry(const struct cs_directory *dir, const char *key)
 {
 	struct cs_entry *entry;
 	HASH_FIND(hh, dir->entries, key, strlen(key), entry);
 	return entry;
 }
 
-static void insert_entry(struct cs_dir *dir, struct cs_rec *rec)
+static void insert_entry(struct cs_directory *dir, struct cs_rec *rec)
 {
 	struct cs_entry *entry = cs_xcalloc(1, sizeof(*entry));
 	entry->rec = rec;
@@ -167,7 +154,7 @@ static void insert_entry(struct cs_dir *dir, struct cs_rec *rec)
 	link_local(dir, entry);
 }
 
-int cs_dir_put_take(struct cs_dir *dir, cs_record *record, struct cs_error *e)
+int cs_dir_put_take(struct cs_directory *dir, cs_record *record, struct cs_error *e)
 {
 	char *key = cs_record_key(record);
 	if (!key || record->deleted) {
@@ -176,7 +163,7 @@ int cs_dir_put_take(struct cs_dir *dir, cs_record *record, struct cs_error *e)
 		return cs_error_set(e, -EINVAL, "a directory record without a kind or a key");
 	}
 	struct cs_entry *entry = cs_dir_entry(dir, key);
-	if (entry && same_record(entry->rec->msg, record)) {
+	if (entry && cs_record_equal(entry->rec->msg, record)) {
 		entry->seen = true;
 		free(key);
 		cs_record_free(record);
@@ -196,14 +183,14 @@ int cs_dir_put_take(struct cs_dir *dir, cs_record *record, struct cs_error *e)
 	return 1;
 }
 
-static void delete_entry(struct cs_dir *dir, struct cs_entry *entry)
+static void delete_entry(struct cs_directory *dir, struct cs_entry *entry)
 {
 	cs_record *gone = cs_record_copy(entry->rec->msg, true);
 	log_change(dir, cs_rec_new_take(gone, cs_xstrdup(entry->rec->key)));
 	remove_entry(dir, entry);
 }
 
-bool cs_dir_del(struct cs_dir *dir, const cs_record *record)
+bool cs_dir_del(struct cs_directory *dir, const cs_record *record)
 {
 	char *key = cs_record_key(record);
 	struct cs_entry *entry = key ? cs_dir_entry(dir, key) : NULL;
@@ -213,7 +200,7 @@ bool cs_dir_del(struct cs_dir *dir, const cs_record *record)
 	return entry != NULL;
 }
 
-bool cs_dir_publish(struct cs_dir *dir, uint64_t revision, bool even_unchanged)
+bool cs_dir_publish(struct cs_directory *dir, uint64_t revision, bool even_unchanged)
 {
 	if (!dir->changed && dir->published && !even_unchanged)
 		return false;
@@ -238,32 +225,32 @@ bool cs_dir_publish(struct cs_dir *dir, uint64_t revision, bool even_unchanged)
 
 /* --- looking --- */
 
-uint64_t cs_dir_epoch(const struct cs_dir *dir)
+uint64_t cs_dir_epoch(const struct cs_directory *dir)
 {
 	return dir->epoch;
 }
 
-uint64_t cs_dir_revision(const struct cs_dir *dir)
+uint64_t cs_dir_revision(const struct cs_directory *dir)
 {
 	return dir->revision;
 }
 
-bool cs_dir_published(const struct cs_dir *dir)
+bool cs_dir_published(const struct cs_directory *dir)
 {
 	return dir->published;
 }
 
-size_t cs_dir_count(const struct cs_dir *dir, Countersign__V1__Kind kind)
+size_t cs_dir_count(const struct cs_directory *dir, Countersign__V1__Kind kind)
 {
 	return dir->counts[kind];
 }
 
-size_t cs_dir_changes(const struct cs_dir *dir)
+size_t cs_dir_changes(const struct cs_directory *dir)
 {
 	return dir->nchanges;
 }
 
-const cs_record *cs_dir_get(const struct cs_dir *dir, const cs_record *record)
+const cs_record *cs_dir_get(const struct cs_directory *dir, const cs_record *record)
 {
 	char *key = cs_record_key(record);
 	struct cs_entry *entry = key ? cs_dir_entry(dir, key) : NULL;
@@ -271,7 +258,7 @@ const cs_record *cs_dir_get(const struct cs_dir *dir, const cs_record *record)
 	return entry ? entry->rec->msg : NULL;
 }
 
-const Countersign__V1__Identity *cs_dir_identity(const struct cs_dir *dir, uint32_t id)
+const Countersign__V1__Identity *cs_dir_identity(const struct cs_directory *dir, uint32_t id)
 {
 	char key[32];
 	snprintf(key, sizeof(key), "identity/%u", id);
@@ -279,7 +266,7 @@ const Countersign__V1__Identity *cs_dir_identity(const struct cs_dir *dir, uint3
 	return entry ? entry->rec->msg->identity : NULL;
 }
 
-const Countersign__V1__Node *cs_dir_node(const struct cs_dir *dir, const char *name)
+const Countersign__V1__Node *cs_dir_node(const struct cs_directory *dir, const char *name)
 {
 	char key[CS_NODE_NAME_BYTES + 8];
 	snprintf(key, sizeof(key), "node/%s", name);
@@ -287,7 +274,7 @@ const Countersign__V1__Node *cs_dir_node(const struct cs_dir *dir, const char *n
 	return entry ? entry->rec->msg->node : NULL;
 }
 
-const Countersign__V1__Placement *cs_dir_placement(const struct cs_dir *dir, uint32_t identity, const char *node)
+const Countersign__V1__Placement *cs_dir_placement(const struct cs_directory *dir, uint32_t identity, const char *node)
 {
 	char key[CS_NODE_NAME_BYTES + 32];
 	snprintf(key, sizeof(key), "placement/%u/%s", identity, node);
@@ -296,32 +283,32 @@ const Countersign__V1__Placement *cs_dir_placement(const struct cs_dir *dir, uin
 }
 
 void cs_dir_each(
-	const struct cs_dir *dir, Countersign__V1__Kind kind, void (*fn)(const cs_record *, void *), void *data)
+	const struct cs_directory *dir, Countersign__V1__Kind kind, void (*fn)(const cs_record *, void *), void *data)
 {
 	for (const struct cs_entry *entry = dir->kinds[kind]; entry; entry = entry->knext)
 		fn(entry->rec->msg, data);
 }
 
-void cs_dir_watch(struct cs_dir *dir, struct cs_dir_watch *watch)
+void cs_dir_watch(struct cs_directory *dir, struct cs_dir_watch *watch)
 {
 	DL_APPEND(dir->watchers, watch);
 }
 
-void cs_dir_unwatch(struct cs_dir *dir, struct cs_dir_watch *watch)
+void cs_dir_unwatch(struct cs_directory *dir, struct cs_dir_watch *watch)
 {
 	DL_DELETE(dir->watchers, watch);
 }
 
 /* --- replacing everything --- */
 
-void cs_dir_replace_begin(struct cs_dir *dir)
+void cs_dir_replace_begin(struct cs_directory *dir)
 {
 	struct cs_entry *entry, *tmp;
 	HASH_ITER (hh, dir->entries, entry, tmp)
 		entry->seen = false;
 }
 
-void cs_dir_replace_end(struct cs_dir *dir, bool (*keep)(const cs_record *, void *), void *data)
+void cs_dir_replace_end(struct cs_directory *dir, bool (*keep)(const cs_record *, void *), void *data)
 {
 	struct cs_entry *entry, *tmp;
 	HASH_ITER (hh, dir->entries, entry, tmp)

@@ -13,7 +13,7 @@
 
 typedef Countersign__V1__Record cs_record;
 
-struct cs_dir;
+struct cs_directory;
 
 struct cs_dir_limits {
 	size_t records; /* puts beyond are refused */
@@ -22,32 +22,32 @@ struct cs_dir_limits {
 
 /* limits NULL: those of identity_limits.h. Nothing is served before the first publication, and that is the oldest revision from
  * which one can resume. */
-struct cs_dir *cs_dir_new(uint64_t epoch, const struct cs_dir_limits *limits);
-void cs_dir_free(struct cs_dir *dir);
+struct cs_directory *cs_dir_new(uint64_t epoch, const struct cs_dir_limits *limits);
+void cs_dir_free(struct cs_directory *dir);
 
 /* Takes the record (as protobuf-c's unpack makes them, or cs_record_new). 1 if something changed, 0 if that very record
  * was there, -ENOSPC, or -EINVAL for a record without a kind. */
-CS_MUST_USE int cs_dir_put_take(struct cs_dir *dir, cs_record *record, struct cs_error *e);
+CS_MUST_USE int cs_dir_put_take(struct cs_directory *dir, cs_record *record, struct cs_error *e);
 /* Takes away the record with this one's key. True if it was there. */
-bool cs_dir_del(struct cs_dir *dir, const cs_record *key);
+bool cs_dir_del(struct cs_directory *dir, const cs_record *key);
 /* Everything since the last publication becomes `revision`, which is higher than the last. Without a change nothing
  * happens, except for the first publication and where `even_unchanged` says so. True if there is a new revision. */
-bool cs_dir_publish(struct cs_dir *dir, uint64_t revision, bool even_unchanged);
+bool cs_dir_publish(struct cs_directory *dir, uint64_t revision, bool even_unchanged);
 
-uint64_t cs_dir_epoch(const struct cs_dir *dir);
-uint64_t cs_dir_revision(const struct cs_dir *dir);
-bool cs_dir_published(const struct cs_dir *dir);
-size_t cs_dir_count(const struct cs_dir *dir, Countersign__V1__Kind kind); /* 0 (unspecified): all */
-size_t cs_dir_changes(const struct cs_dir *dir);
+uint64_t cs_dir_epoch(const struct cs_directory *dir);
+uint64_t cs_dir_revision(const struct cs_directory *dir);
+bool cs_dir_published(const struct cs_directory *dir);
+size_t cs_dir_count(const struct cs_directory *dir, Countersign__V1__Kind kind); /* 0 (unspecified): all */
+size_t cs_dir_changes(const struct cs_directory *dir);
 
 /* Borrowed until the next change; NULL if there is none. */
-const cs_record *cs_dir_get(const struct cs_dir *dir, const cs_record *key);
-const Countersign__V1__Identity *cs_dir_identity(const struct cs_dir *dir, uint32_t id);
-const Countersign__V1__Node *cs_dir_node(const struct cs_dir *dir, const char *name);
-const Countersign__V1__Placement *cs_dir_placement(const struct cs_dir *dir, uint32_t identity, const char *node);
+const cs_record *cs_dir_get(const struct cs_directory *dir, const cs_record *key);
+const Countersign__V1__Identity *cs_dir_identity(const struct cs_directory *dir, uint32_t id);
+const Countersign__V1__Node *cs_dir_node(const struct cs_directory *dir, const char *name);
+const Countersign__V1__Placement *cs_dir_placement(const struct cs_directory *dir, uint32_t identity, const char *node);
 /* All records of a kind, in no order; fn must not change the directory. */
-void cs_dir_each(const struct cs_dir *dir, Countersign__V1__Kind kind, void (*fn)(const cs_record *record, void *data),
-	void *data);
+void cs_dir_each(const struct cs_directory *dir, Countersign__V1__Kind kind,
+	void (*fn)(const cs_record *record, void *data), void *data);
 
 /* Called after each publication. The watcher is the caller's memory; a callback may take away its own watcher only. */
 struct cs_dir_watch {
@@ -55,18 +55,19 @@ struct cs_dir_watch {
 	void *data;
 	struct cs_dir_watch *prev, *next;
 };
-void cs_dir_watch(struct cs_dir *dir, struct cs_dir_watch *watch);
-void cs_dir_unwatch(struct cs_dir *dir, struct cs_dir_watch *watch);
+void cs_dir_watch(struct cs_directory *dir, struct cs_dir_watch *watch);
+void cs_dir_unwatch(struct cs_directory *dir, struct cs_dir_watch *watch);
 
 /* Replacing everything, as after a full state from upstream: put what there is between the two calls; what was not put
  * goes at the end, but for records of which keep() says that they stay (keep may be NULL). */
-void cs_dir_replace_begin(struct cs_dir *dir);
-void cs_dir_replace_end(struct cs_dir *dir, bool (*keep)(const cs_record *record, void *data), void *data);
+void cs_dir_replace_begin(struct cs_directory *dir);
+void cs_dir_replace_end(struct cs_directory *dir, bool (*keep)(const cs_record *record, void *data), void *data);
 
 /* --- records --- */
 /* A deep copy; with key_only just the key fields, and `deleted`. Freed by cs_record_free. */
 cs_record *cs_record_copy(const cs_record *record, bool key_only);
 void cs_record_free(cs_record *record);
+bool cs_record_equal(const cs_record *a, const cs_record *b);
 Countersign__V1__Kind cs_record_kind(const cs_record *record);
 /* The key as text: "node/n1", "placement/256/n1"; heap. NULL for a record without a kind or a key field. */
 char *cs_record_key(const cs_record *record);
@@ -81,7 +82,7 @@ struct cs_follow {
 	const char *node;         /* copied */
 	bool once;
 };
-struct cs_cursor *cs_cursor_new(struct cs_dir *dir, const struct cs_follow *follow);
+struct cs_cursor *cs_cursor_new(struct cs_directory *dir, const struct cs_follow *follow);
 void cs_cursor_free(struct cs_cursor *cursor);
 
 struct cs_batch {

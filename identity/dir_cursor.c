@@ -6,7 +6,7 @@
 #include "mem.h"
 
 struct cs_cursor {
-	struct cs_dir *dir;
+	struct cs_directory *dir;
 	struct cs_follow follow;
 	char node[CS_NODE_NAME_BYTES + 1];
 	bool started, full; /* full: what is being sent is the full state */
@@ -18,7 +18,7 @@ struct cs_cursor {
 	size_t lentcap;
 };
 
-struct cs_cursor *cs_cursor_new(struct cs_dir *dir, const struct cs_follow *follow)
+struct cs_cursor *cs_cursor_new(struct cs_directory *dir, const struct cs_follow *follow)
 {
 	struct cs_cursor *c = cs_xcalloc(1, sizeof(*c));
 	c->dir = dir;
@@ -72,7 +72,7 @@ static bool policy_of(const struct cs_rec *rec, uint32_t *local)
 
 static void collect_full(struct cs_cursor *c)
 {
-	struct cs_dir *dir = c->dir;
+	struct cs_directory *dir = c->dir;
 	for (int kind = 1; kind < CS_KINDS; kind++) {
 		if (!wants(c, (Countersign__V1__Kind)kind))
 			continue;
@@ -133,7 +133,7 @@ static void collect_moved(struct cs_cursor *c, uint32_t identity, struct met **m
 
 static void collect_changes(struct cs_cursor *c)
 {
-	struct cs_dir *dir = c->dir;
+	struct cs_directory *dir = c->dir;
 	struct met *met = NULL, *moved = NULL;
 	size_t first = dir->nchanges;
 	while (first > 0 && cs_dir_change(dir, first - 1)->revision > c->at)
@@ -161,7 +161,7 @@ static void collect_changes(struct cs_cursor *c)
 
 static int collect(struct cs_cursor *c, struct cs_error *e)
 {
-	struct cs_dir *dir = c->dir;
+	struct cs_directory *dir = c->dir;
 	drop_pending(c);
 	if (!dir->published)
 		return 0;

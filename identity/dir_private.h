@@ -39,7 +39,7 @@ struct cs_change {
 	struct cs_rec *rec; /* msg->deleted: it went away */
 };
 
-struct cs_dir {
+struct cs_directory {
 	uint64_t epoch, revision, floor; /* one can resume from floor or later */
 	bool published, changed;
 	struct cs_dir_limits limits;
@@ -55,7 +55,7 @@ struct cs_dir {
 struct cs_rec *cs_rec_new_take(cs_record *record, char *key);
 struct cs_rec *cs_rec_ref(struct cs_rec *rec);
 void cs_rec_unref(struct cs_rec *rec);
-const struct cs_change *cs_dir_change(const struct cs_dir *dir, size_t i); /* 0: the oldest */
-struct cs_entry *cs_dir_entry(const struct cs_dir *dir, const char *key);
+const struct cs_change *cs_dir_change(const struct cs_directory *dir, size_t i); /* 0: the oldest */
+struct cs_entry *cs_dir_entry(const struct cs_directory *dir, const char *key);
 
 #endif

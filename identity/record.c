@@ -166,3 +166,16 @@ void cs_record_free(cs_record *record)
 	if (record)
 		countersign__v1__record__free_unpacked(record, NULL);
 }
+
+bool cs_record_equal(const cs_record *a, const cs_record *b)
+{
+	size_t n = countersign__v1__record__get_packed_size(a);
+	if (n != countersign__v1__record__get_packed_size(b))
+		return false;
+	uint8_t *bytes = cs_xcalloc(2, n);
+	countersign__v1__record__pack(a, bytes);
+	countersign__v1__record__pack(b, bytes + n);
+	bool same = memcmp(bytes, bytes + n, n) == 0;
+	free(bytes);
+	return same;
+}

@@ -15,7 +15,7 @@
 #define V(name)    countersign__v1__##name##__init
 #define KIND(name) COUNTERSIGN__V1__KIND__KIND_##name
 
-static void put_identity(struct cs_dir *dir, uint32_t id, const char *spiffe_id)
+static void put_identity(struct cs_directory *dir, uint32_t id, const char *spiffe_id)
 {
 	cs_record r;
 	Countersign__V1__Identity m;
@@ -28,7 +28,7 @@ static void put_identity(struct cs_dir *dir, uint32_t id, const char *spiffe_id)
 	assert_true(cs_dir_put_take(dir, cs_record_copy(&r, false), NULL) >= 0);
 }
 
-static void placement(struct cs_dir *dir, uint32_t id, const char *node, bool there)
+static void placement(struct cs_directory *dir, uint32_t id, const char *node, bool there)
 {
 	cs_record r;
 	Countersign__V1__Placement m;
@@ -44,7 +44,7 @@ static void placement(struct cs_dir *dir, uint32_t id, const char *node, bool th
 		cs_dir_del(dir, &r);
 }
 
-static void policy_row(struct cs_dir *dir, uint32_t local, uint32_t remote, int verdict /* < 0: goes */)
+static void policy_row(struct cs_directory *dir, uint32_t local, uint32_t remote, int verdict /* < 0: goes */)
 {
 	cs_record r;
 	Countersign__V1__PolicyRow m;
@@ -157,7 +157,7 @@ static void follower_fini(struct follower *f)
 	known_clear(&f->known);
 }
 
-static struct follower follower_new(struct cs_dir *dir, const char *node)
+static struct follower follower_new(struct cs_directory *dir, const char *node)
 {
 	struct follower f = {.cursor = cs_cursor_new(dir, &(struct cs_follow){.node = node})};
 	return f;
@@ -173,7 +173,7 @@ static bool knows(struct follower *f, const char *key)
 static void test_nothing_before_the_first_publication(void **state)
 {
 	(void)state;
-	struct cs_dir *dir = cs_dir_new(7, NULL);
+	struct cs_directory *dir = cs_dir_new(7, NULL);
 	struct follower f = follower_new(dir, "n1");
 	put_identity(dir, 256, "spiffe://a/1");
 	assert_int_equal(follow(&f, 1000), 0);
@@ -199,7 +199,7 @@ static void test_nothing_before_the_first_publication(void **state)
 static void test_the_same_record_is_no_change(void **state)
 {
 	(void)state;
-	struct cs_dir *dir = cs_dir_new(7, NULL);
+	struct cs_directory *dir = cs_dir_new(7, NULL);
 	put_identity(dir, 256, "spiffe://a/1");
 	assert_true(cs_dir_publish(dir, 1, false));
 	put_identity(dir, 256, "spiffe://a/1");
@@ -217,7 +217,7 @@ static void test_resume(void **state)
 {
 	(void)state;
 	struct cs_dir_limits limits = {.records = 1000, .changes = 4};
-	struct cs_dir *dir = cs_dir_new(7, &limits);
+	struct cs_directory *dir = cs_dir_new(7, &limits);
 	put_identity(dir, 256, "spiffe://a/1");
 	assert_true(cs_dir_publish(dir, 10, false));
 	for (uint32_t i = 1; i <= 6; i++) {
@@ -252,7 +252,7 @@ static void test_too_slow(void **state)
 {
 	(void)state;
 	struct cs_dir_limits limits = {.records = 1000, .changes = 4};
-	struct cs_dir *dir = cs_dir_new(7, &limits);
+	struct cs_directory *dir = cs_dir_new(7, &limits);
 	put_identity(dir, 256, "spiffe://a/1");
 	assert_true(cs_dir_publish(dir, 1, false));
 	struct follower f = follower_new(dir, "n1");
@@ -279,7 +279,7 @@ static void test_full(void **state)
 {
 	(void)state;
 	struct cs_dir_limits limits = {.records = 1, .changes = 4};
-	struct cs_dir *dir = cs_dir_new(7, &limits);
+	struct cs_directory *dir = cs_dir_new(7, &limits);
 	put_identity(dir, 256, "spiffe://a/1");
 	cs_record *r =
 		cs_record_copy(&(cs_record){.base = {.descriptor = &countersign__v1__record__descriptor}}, false);
@@ -301,7 +301,7 @@ static void test_full(void **state)
 static void test_policy_follows_placement(void **state)
 {
 	(void)state;
-	struct cs_dir *dir = cs_dir_new(7, NULL);
+	struct cs_directory *dir = cs_dir_new(7, NULL);
 	policy_row(dir, 256, 257, 1);
 	policy_row(dir, 300, 257, 1);
 	placement(dir, 256, "n1", true);
@@ -329,7 +329,7 @@ static void test_policy_follows_placement(void **state)
 static void test_kinds_and_once(void **state)
 {
 	(void)state;
-	struct cs_dir *dir = cs_dir_new(7, NULL);
+	struct cs_directory *dir = cs_dir_new(7, NULL);
 	for (uint32_t i = 0; i < 100; i++)
 		put_identity(dir, 256 + i, "spiffe://example.org/identity/with/a/long/path");
 	placement(dir, 256, "n1", true);
@@ -360,7 +360,7 @@ static bool keep_placements(const cs_record *record, void *data)
 static void test_replace(void **state)
 {
 	(void)state;
-	struct cs_dir *dir = cs_dir_new(7, NULL);
+	struct cs_directory *dir = cs_dir_new(7, NULL);
 	put_identity(dir, 256, "spiffe://a/1");
 	put_identity(dir, 257, "spiffe://a/2");
 	placement(dir, 256, "n1", true);
@@ -396,7 +396,7 @@ static uint32_t below(uint32_t n)
 	return rng % n;
 }
 
-static void random_change(struct cs_dir *dir)
+static void random_change(struct cs_directory *dir)
 {
 	static const char *const nodes[] = {"n1", "n2"};
 	uint32_t local = 256 + below(6);
@@ -420,7 +420,7 @@ static void test_random_changes(void **state)
 {
 	(void)state;
 	struct cs_dir_limits limits = {.records = 1000, .changes = 200};
-	struct cs_dir *dir = cs_dir_new(7, &limits);
+	struct cs_directory *dir = cs_dir_new(7, &limits);
 	assert_true(cs_dir_publish(dir, 1, false));
 	struct follower f = follower_new(dir, "n1");
 	uint64_t revision = 1;

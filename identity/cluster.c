@@ -1,0 +1,299 @@
+#include "cluster.h"
+
+#include <errno.h>
+#include <libgen.h>
+#include "log.h"
+#include "mem.h"
+
+#define SETTLE_MS 200   /* after the last change of a file: an editor writes in several steps */
+#define RESCAN_MS 30000 /* for changes that inotify did not tell (a directory that was replaced, a network disk) */
+
+/* What one run of the worker does; the worker's while it runs. */
+struct job {
+	struct cs_ask **asks;
+	size_t n;
+	bool policy, placement;
+	struct cs_changes changes;
+	int policy_result, placement_result, store_result;
+	struct cs_error policy_error, placement_error, store_error;
+	int64_t took_ms;
+};
+
+struct cs_cluster {
+	struct cs_cluster_options options;
+	struct cs_core *core; /* the worker's while `running` */
+	struct cs_directory *dir;
+	struct cs_ask **queue;
+	size_t nqueue, capqueue;
+	bool running, want_policy, want_placement, closing;
+	struct job job;
+	uv_work_t work;
+	uv_fs_event_t watch_policy, watch_placement;
+	struct cs_timer settle, rescan;
+	int open_handles;
+	void (*closed)(void *data);
+	void *closed_data;
+	struct cs_check *check_store, *check_policy, *check_placement;
+	char policy_said[1024], placement_said[1024]; /* the last error that was logged */
+	struct cs_metric *commits, *commit_seconds, *reloads;
+};
+
+static void start_job(struct cs_cluster *c);
+
+/* --- the worker --- */
+
+static void run_job(uv_work_t *work)
+{
+	struct cs_cluster *c = work->data;
+	struct job *job = &c->job;
+	int64_t start_ms = cs_clock_system.mono_ms(NULL);
+	if (job->placement)
+		job->placement_result = cs_core_reload_placement(c->core, &job->changes, &job->placement_error);
+	if (job->policy)
+		job->policy_result = cs_core_reload_policy(c->core, &job->changes, &job->policy_error);
+	if (job->n > 0)
+		job->store_result = cs_core_ask(c->core, job->asks, job->n, &job->changes, &job->store_error);
+	job->took_ms = cs_clock_system.mono_ms(NULL) - start_ms;
+}
+
+static void report_reload(
+	struct cs_check *check, int result, const struct cs_error *e, char said[1024], const char *what)
+{
+	if (result == 0) {
+		if (said[0])
+			cs_info("a file that was refused is taken now", cs_str("what", what));
+		said[0] = '\0';
+		cs_check_ok(check);
+		return;
+	}
+	cs_check_error(check, e);
+	if (strcmp(said, e->text) == 0)
+		return;
+	snprintf(said, 1024, "%s", e->text);
+	cs_fail("refused; the last good state stays in force", cs_str("what", what), cs_err(e));
+}
+
+static void report(struct cs_cluster *c, const struct job *job)
+{
+	const struct cs_error *compile = cs_core_compile_error(c->core);
+	if (job->placement)
+		report_reload(c->check_placement, job->placement_result, &job->placement_error, c->placement_said,
+			"placement");
+	if (job->policy || compile) {
+		report_reload(c->check_policy,
+			job->policy_result < 0 ? job->policy_result
+			: compile              ? compile->code
+					       : 0,
+			job->policy_result < 0 || !compile ? &job->policy_error : compile, c->policy_said, "policy");
+		cs_metric_add(c->reloads, 1, job->policy_result < 0 ? "refused" : "ok");
+	}
+	if (job->n == 0)
+		return;
+	cs_metric_add(c->commits, 1, job->store_result < 0 ? "failed" : "ok");
+	cs_metric_observe(c->commit_seconds, (double)job->took_ms / 1000);
+	if (job->store_result == 0) {
+		cs_check_ok(c->check_store);
+		return;
+	}
+	cs_check_error(c->check_store, &job->store_error);
+	cs_fail("the store took nothing", cs_u64("requests", job->n), cs_err(&job->store_error));
+}
+
+static void maybe_closed(struct cs_cluster *c)
+{
+	if (c->closing && !c->running && c->open_handles == 0 && c->closed) {
+		void (*closed)(void *) = c->closed;
+		c->closed = NULL;
+		closed(c->closed_data);
+	}
+}
+
+static void job_done(uv_work_t *work, int status)
+{
+	(void)status; /* never cancelled */
+	struct cs_cluster *c = work->data;
+	struct job job = c->job;
+	struct cs_error e;
+	c->running = false;
+	report(c, &job);
+	if (cs_changes_apply_take(&job.changes, c->dir, &e) < 0) {
+		cs_check_error(c->check_store, &e);
+		cs_fail("the directory has no room", cs_err(&e));
+	}
+	for (size_t i = 0; i < job.n; i++)
+		job.asks[i]->done(job.asks[i], job.asks[i]->data);
+	free(job.asks);
+	start_job(c);
+	maybe_closed(c);
+}
+
+static void start_job(struct cs_cluster *c)
+{
+	if (c->running || (c->nqueue == 0 && !c->want_policy && !c->want_placement))
+		return;
+	size_t n = c->nqueue < CS_WRITER_BATCH_MAX ? c->nqueue : CS_WRITER_BATCH_MAX;
+	c->job = (struct job){.asks = cs_xmemdup(c->queue, n * sizeof(*c->queue)),
+		.n = n,
+		.policy = c->want_policy,
+		.placement = c->want_placement};
+	memmove(c->queue, c->queue + n, (c->nqueue - n) * sizeof(*c->queue));
+	c->nqueue -= n;
+	c->want_policy = c->want_placement = false;
+	c->running = true;
+	c->work.data = c;
+	uv_queue_work(&c->options.loop->uv, &c->work, run_job, job_done);
+}
+
+int cs_cluster_ask_take(struct cs_cluster *c, struct cs_ask *ask, struct cs_error *e)
+{
+	if (c->closing)
+		return cs_error_set(e, -ESHUTDOWN, "identityd is ending");
+	if (c->nqueue >= CS_WRITER_QUEUE_MAX)
+		return cs_error_reason(e, -ENOBUFS, CS_R_TOO_MANY,
+			"%zu requests wait for the store already; it may be slow or its disk full", c->nqueue);
+	if (c->nqueue == c->capqueue) {
+		c->capqueue = c->capqueue ? c->capqueue * 2 : 64;
+		c->queue = cs_xrealloc(c->queue, c->capqueue, sizeof(*c->queue));
+	}
+	c->queue[c->nqueue++] = ask;
+	start_job(c);
+	return 0;
+}
+
+/* --- files that change --- */
+
+void cs_cluster_reload(struct cs_cluster *c)
+{
+	if (c->closing)
+		return;
+	c->want_policy = c->options.core.policy_dir[0] != '\0';
+	c->want_placement = c->options.core.authority == CS_AUTHORITY_STATIC;
+	start_job(c);
+}
+
+static void on_settled(struct cs_timer *timer)
+{
+	cs_cluster_reload(timer->data);
+}
+
+static void on_file_event(uv_fs_event_t *handle, const char *filename, int events, int status)
+{
+	(void)filename;
+	(void)events;
+	struct cs_cluster *c = handle->data;
+	if (status == 0 && !c->closing)
+		cs_timer_start(&c->settle, SETTLE_MS, 0);
+}
+
+/* A watch that cannot be had is no error: the rescan finds the change later. */
+static void watch(struct cs_cluster *c, uv_fs_event_t *handle, const char *path, bool parent)
+{
+	char copy[4096];
+	snprintf(copy, sizeof(copy), "%s", path);
+	uv_fs_event_init(&c->options.loop->uv, handle);
+	handle->data = c;
+	c->open_handles++;
+	int r = path[0] ? uv_fs_event_start(handle, on_file_event, parent ? dirname(copy) : copy, 0) : 0;
+	if (r < 0)
+		cs_warn("cannot watch for changes; they are found every 30 s only", cs_str("path", path),
+			cs_str("error", uv_strerror(r)));
+}
+
+static void on_rescan(struct cs_timer *timer)
+{
+	cs_cluster_reload(timer->data);
+}
+
+/* --- life --- */
+
+static void on_render(void *data)
+{
+	(void)data;
+}
+
+static void make_checks(struct cs_cluster *c)
+{
+	struct cs_metrics *m = c->options.metrics;
+	c->check_store = cs_check_new(c->options.status, "store");
+	c->check_policy = cs_check_new(c->options.status, "policy");
+	c->check_placement = cs_check_new(c->options.status, "placement");
+	c->commits = cs_counter(m, "countersign_store_commits_total", "Transactions of the store", "result", 2);
+	c->commit_seconds = cs_histogram(m, "countersign_store_commit_seconds", "How long a transaction took", NULL, 1,
+		cs_metric_seconds, cs_metric_nseconds);
+	c->reloads = cs_counter(m, "countersign_policy_reloads_total", "How often the policies were read", "result", 2);
+	cs_metrics_on_render(m, on_render, c);
+}
+
+int cs_cluster_new(const struct cs_cluster_options *options, struct cs_cluster **ret, struct cs_error *e)
+{
+	struct cs_cluster *c = cs_xcalloc(1, sizeof(*c));
+	struct cs_changes changes = {0};
+	uint64_t epoch;
+	c->options = *options;
+	int r = cs_core_open(&c->options.core, &c->core, &epoch, &changes, e);
+	if (r < 0) {
+		free(c);
+		return r;
+	}
+	c->dir = cs_dir_new(epoch, NULL);
+	r = cs_changes_apply_take(&changes, c->dir, e);
+	if (r < 0) {
+		cs_core_close(c->core);
+		cs_dir_free(c->dir);
+		free(c);
+		return r;
+	}
+	make_checks(c);
+	cs_timer_init(&c->settle, options->loop, on_settled, c);
+	cs_timer_init(&c->rescan, options->loop, on_rescan, c);
+	c->open_handles = 2;
+	cs_timer_start(&c->rescan, RESCAN_MS, RESCAN_MS);
+	watch(c, &c->watch_policy, c->options.core.policy_dir, false);
+	watch(c, &c->watch_placement,
+		c->options.core.authority == CS_AUTHORITY_STATIC ? c->options.core.placement_file : "", true);
+	*ret = c;
+	return 0;
+}
+
+static void handle_closed(struct cs_cluster *c)
+{
+	c->open_handles--;
+	maybe_closed(c);
+}
+
+static void timer_closed(struct cs_timer *timer)
+{
+	handle_closed(timer->data);
+}
+
+static void watch_closed(uv_handle_t *handle)
+{
+	handle_closed(handle->data);
+}
+
+void cs_cluster_close(struct cs_cluster *c, void (*closed)(void *), void *data)
+{
+	c->closing = true;
+	c->closed = closed;
+	c->closed_data = data;
+	c->want_policy = c->want_placement = false;
+	cs_timer_close(&c->settle, timer_closed);
+	cs_timer_close(&c->rescan, timer_closed);
+	uv_close((uv_handle_t *)&c->watch_policy, watch_closed);
+	uv_close((uv_handle_t *)&c->watch_placement, watch_closed);
+}
+
+void cs_cluster_free(struct cs_cluster *c)
+{
+	if (!c)
+		return;
+	cs_core_close(c->core);
+	cs_dir_free(c->dir);
+	free(c->queue);
+	free(c);
+}
+
+struct cs_directory *cs_cluster_directory(struct cs_cluster *c)
+{
+	return c->dir;
+}

@@ -1,0 +1,33 @@
+/* The cluster role: a core (core.h) that works off the loop, and the directory that it feeds. What waits while a
+ * transaction runs goes into the next one, so that a disk that syncs slowly costs latency, not throughput. */
+#ifndef CS_CLUSTER_H
+#define CS_CLUSTER_H
+
+#include "core.h"
+#include "loop.h"
+#include "metrics.h"
+#include "status.h"
+
+struct cs_cluster;
+
+struct cs_cluster_options { /* borrowed until closed */
+	struct cs_loop *loop;
+	struct cs_core_config core;
+	struct cs_metrics *metrics;
+	struct cs_status *status;
+};
+
+/* Opens the store and reads everything; blocks. Watches policy.dir and the placement file from here on. */
+CS_MUST_USE int cs_cluster_new(const struct cs_cluster_options *options, struct cs_cluster **ret, struct cs_error *e);
+/* What waits is still done; then `closed`, in which the caller may free. */
+void cs_cluster_close(struct cs_cluster *cluster, void (*closed)(void *data), void *data);
+void cs_cluster_free(struct cs_cluster *cluster);
+
+struct cs_directory *cs_cluster_directory(struct cs_cluster *cluster);
+/* Takes the ask; its done() comes from the loop after the commit, and after the directory has what it changed.
+ * -ENOBUFS (and the ask stays the caller's): CS_WRITER_QUEUE_MAX wait already. -ESHUTDOWN: closing. */
+CS_MUST_USE int cs_cluster_ask_take(struct cs_cluster *cluster, struct cs_ask *ask, struct cs_error *e);
+/* Read policies and placements anew, as after SIGHUP. */
+void cs_cluster_reload(struct cs_cluster *cluster);
+
+#endif

@@ -1,0 +1,583 @@
+#include "core_private.h"
+
+#include <errno.h>
+#include <countersign/maps.h>
+#include "mem.h"
+
+/* --- changes --- */
+
+void cs_changes_add_take(struct cs_changes *changes, cs_record *record)
+{
+	if (changes->n == changes->cap) {
+		changes->cap = changes->cap ? changes->cap * 2 : 16;
+		changes->records = cs_xrealloc(changes->records, changes->cap, sizeof(cs_record *));
+	}
+	changes->records[changes->n++] = record;
+}
+
+void cs_changes_fini(struct cs_changes *changes)
+{
+	for (size_t i = 0; i < changes->n; i++)
+		cs_record_free(changes->records[i]);
+	free(changes->records);
+	*changes = (struct cs_changes){0};
+}
+
+int cs_changes_apply_take(struct cs_changes *changes, struct cs_directory *dir, struct cs_error *e)
+{
+	int r = 0;
+	for (size_t i = 0; i < changes->n; i++) {
+		cs_record *record = changes->records[i];
+		if (record->deleted) {
+			cs_dir_del(dir, record);
+			cs_record_free(record);
+		} else {
+			int put = cs_dir_put_take(dir, record, e);
+			r = put < 0 ? put : r;
+		}
+	}
+	/* The store counted, so the directory does, even if what it counted is not for the directory. */
+	if (changes->revision > cs_dir_revision(dir))
+		cs_dir_publish(dir, changes->revision, true);
+	free(changes->records);
+	*changes = (struct cs_changes){0};
+	return r;
+}
+
+/* --- asks --- */
+
+struct cs_ask *cs_ask_new(enum cs_ask_kind kind, const char *node, size_t nclaims)
+{
+	struct cs_ask *ask = cs_xcalloc(1, sizeof(*ask));
+	ask->kind = kind;
+	ask->node = cs_xstrdup(node);
+	ask->claims = cs_xcalloc(nclaims, sizeof(*ask->claims));
+	ask->nclaims = nclaims;
+	return ask;
+}
+
+void cs_claim_fini(struct cs_claim *claim)
+{
+	free(claim->id);
+	cs_labels_fini(&claim->labels);
+}
+
+void cs_ask_free(struct cs_ask *ask)
+{
+	if (!ask)
+		return;
+	for (size_t i = 0; i < ask->nclaims; i++)
+		cs_claim_fini(&ask->claims[i]);
+	free(ask->claims);
+	free(ask->node);
+	free(ask->path);
+	free(ask);
+}
+
+/* --- what is known --- */
+
+static struct known_identity *learn_identity(
+	struct cs_core *core, uint32_t id, const char *labels, const char *spiffe_id)
+{
+	struct known_identity *known;
+	HASH_FIND(hh, core->identities, &id, sizeof(id), known);
+	if (known)
+		return known;
+	known = cs_xcalloc(1, sizeof(*known));
+	known->id = id;
+	known->text = cs_xstrdup(labels);
+	known->spiffe_id = cs_xstrdup(spiffe_id);
+	struct cs_error e;
+	if (cs_labels_parse(labels, strlen(labels), &known->labels, &e) < 0)
+		known->labels = (struct cs_labels){0}; /* a store that was written to by hand: matches no selector */
+	HASH_ADD(hh, core->identities, id, sizeof(id), known);
+	HASH_ADD_KEYPTR(hh_text, core->by_text, known->text, strlen(known->text), known);
+	return known;
+}
+
+static struct known_identity *identity_of(struct cs_core *core, uint32_t id)
+{
+	struct known_identity *known;
+	HASH_FIND(hh, core->identities, &id, sizeof(id), known);
+	return known;
+}
+
+static char *join(const char *a, const char *b)
+{
+	char *key = NULL;
+	return asprintf(&key, "%s/%s", a, b) < 0 ? cs_mem_check(NULL) : key;
+}
+
+static struct known_claim *claim_of(struct cs_core *core, const char *node, const char *endpoint)
+{
+	struct known_claim *known;
+	char *key = join(node, endpoint);
+	HASH_FIND_STR(core->claims, key, known);
+	free(key);
+	return known;
+}
+
+/* --- placements follow from claims --- */
+
+static void place(struct cs_core *core, uint32_t identity, const char *node, struct cs_changes *changes)
+{
+	char number[16];
+	snprintf(number, sizeof(number), "%u", identity);
+	char *key = join(number, node);
+	struct placed *placed;
+	HASH_FIND_STR(core->placed, key, placed);
+	if (placed) {
+		free(key);
+		placed->claims++;
+		return;
+	}
+	placed = cs_xcalloc(1, sizeof(*placed));
+	placed->key = key;
+	placed->claims = 1;
+	HASH_ADD_KEYPTR(hh, core->placed, placed->key, strlen(placed->key), placed);
+	cs_changes_add_take(
+		changes, cs_core_placement_record(identity, node, cs_authority_name(core->authority), false));
+	struct local *local;
+	HASH_FIND(hh, core->locals, &identity, sizeof(identity), local);
+	if (!local) {
+		local = cs_xcalloc(1, sizeof(*local));
+		local->identity = identity;
+		local->stale = true;
+		HASH_ADD(hh, core->locals, identity, sizeof(identity), local);
+	}
+	local->placements++;
+}
+
+static void unplace(struct cs_core *core, uint32_t identity, const char *node, struct cs_changes *changes)
+{
+	char number[16];
+	snprintf(number, sizeof(number), "%u", identity);
+	char *key = join(number, node);
+	struct placed *placed;
+	HASH_FIND_STR(core->placed, key, placed);
+	free(key);
+	if (!placed || --placed->claims > 0)
+		return;
+	HASH_DEL(core->placed, placed);
+	free(placed->key);
+	free(placed);
+	cs_changes_add_take(changes, cs_core_placement_record(identity, node, "", true));
+	struct local *local;
+	HASH_FIND(hh, core->locals, &identity, sizeof(identity), local);
+	if (local && --local->placements == 0)
+		cs_core_local_free(core, local, changes);
+}
+
+static void learn_claim(struct cs_core *core, const struct cs_store_claim *claim, struct cs_changes *changes)
+{
+	struct known_claim *known = claim_of(core, claim->node, claim->endpoint);
+	if (!known) {
+		known = cs_xcalloc(1, sizeof(*known));
+		known->key = join(claim->node, claim->endpoint);
+		known->node = cs_xstrdup(claim->node);
+		known->endpoint = cs_xstrdup(claim->endpoint);
+		HASH_ADD_KEYPTR(hh, core->claims, known->key, strlen(known->key), known);
+	}
+	uint32_t before = known->identity;
+	known->identity = claim->identity;
+	memcpy(known->addrs, claim->addrs, sizeof(known->addrs));
+	known->naddrs = claim->naddrs;
+	if (before != claim->identity) {
+		place(core, claim->identity, claim->node, changes);
+		if (before != 0)
+			unplace(core, before, claim->node, changes);
+	}
+	cs_changes_add_take(changes, cs_core_endpoint_record(known, false));
+}
+
+static void forget_claim(struct cs_core *core, const char *node, const char *endpoint, struct cs_changes *changes)
+{
+	struct known_claim *known = claim_of(core, node, endpoint);
+	if (!known)
+		return;
+	cs_changes_add_take(changes, cs_core_endpoint_record(known, true));
+	unplace(core, known->identity, known->node, changes);
+	HASH_DEL(core->claims, known);
+	free(known->key);
+	free(known->node);
+	free(known->endpoint);
+	free(known);
+}
+
+static void learn_node(struct cs_core *core, const struct cs_store_node *node, struct cs_changes *changes)
+{
+	struct known_node *known;
+	HASH_FIND_STR(core->nodes, node->name, known);
+	if (!known) {
+		known = cs_xcalloc(1, sizeof(*known));
+		known->name = cs_xstrdup(node->name);
+		HASH_ADD_KEYPTR(hh, core->nodes, known->name, strlen(known->name), known);
+	}
+	free(known->path);
+	known->path = cs_xstrdup(node->path);
+	memcpy(known->addrs, node->addrs, sizeof(known->addrs));
+	known->naddrs = node->naddrs;
+	known->port = node->port;
+	cs_changes_add_take(changes, cs_core_node_record(known));
+}
+
+/* --- one transaction --- */
+
+/* A store operation and whom it answers. */
+struct work {
+	struct cs_store_op op;
+	struct cs_ask *ask;     /* NULL: our own */
+	struct cs_claim *claim; /* CLAIM */
+	char *labels;
+	char **keep;
+};
+struct works {
+	struct work **items;
+	size_t n, cap;
+};
+
+static struct work *add_work(struct works *works, enum cs_store_kind kind, struct cs_ask *ask)
+{
+	if (works->n == works->cap) {
+		works->cap = works->cap ? works->cap * 2 : 16;
+		works->items = cs_xrealloc(works->items, works->cap, sizeof(struct work *));
+	}
+	struct work *work = cs_xcalloc(1, sizeof(*work));
+	work->op.kind = kind;
+	work->ask = ask;
+	works->items[works->n++] = work;
+	return work;
+}
+
+static void works_fini(struct works *works)
+{
+	for (size_t i = 0; i < works->n; i++) {
+		cs_store_op_fini(&works->items[i]->op);
+		free(works->items[i]->labels);
+		free(works->items[i]->keep);
+		free(works->items[i]);
+	}
+	free(works->items);
+}
+
+static void add_release(struct works *works, struct cs_ask *ask, const char *node, const char *endpoint)
+{
+	struct work *work = add_work(works, CS_STORE_RELEASE, ask);
+	work->op.claim.node = node;
+	work->op.claim.endpoint = endpoint;
+}
+
+/* The authority first: a refused claim is not stored, makes no identity and holds no address. */
+static void add_claim(struct cs_core *core, struct works *works, struct cs_ask *ask, struct cs_claim *claim)
+{
+	char *text = cs_mem_check(cs_labels_format(&claim->labels));
+	struct known_identity *known;
+	HASH_FIND(hh_text, core->by_text, text, strlen(text), known);
+	claim->identity = known ? known->id : 0;
+	claim->result = cs_authority_places(core->authority, &claim->labels, ask->node, &claim->error);
+	if (claim->result < 0) {
+		free(text);
+		if (claim_of(core, ask->node, claim->id))
+			add_release(works, ask, ask->node, claim->id);
+		return;
+	}
+	struct work *work = add_work(works, CS_STORE_CLAIM, ask);
+	work->claim = claim;
+	work->labels = text;
+	work->op.labels = text;
+	work->op.claim.node = ask->node;
+	work->op.claim.endpoint = claim->id;
+	memcpy(work->op.claim.addrs, claim->addrs, sizeof(claim->addrs));
+	work->op.claim.naddrs = claim->naddrs;
+}
+
+static void add_hello(struct cs_core *core, struct works *works, struct cs_ask *ask)
+{
+	ask->result = cs_authority_addresses(core->authority, ask->node, ask->addrs, ask->naddrs, &ask->error);
+	if (ask->result < 0)
+		return;
+	struct work *work = add_work(works, CS_STORE_NODE, ask);
+	work->op.node.name = ask->node;
+	memcpy(work->op.node.addrs, ask->addrs, sizeof(ask->addrs));
+	work->op.node.naddrs = ask->naddrs;
+	work->op.node.port = ask->port;
+	work->op.node.path = ask->path;
+}
+
+/* What the node no longer has goes first, and makes room for what it has now. */
+static void add_reconcile(struct cs_core *core, struct works *works, struct cs_ask *ask)
+{
+	struct work *keep = add_work(works, CS_STORE_KEEP, ask);
+	keep->op.claim.node = ask->node;
+	keep->keep = cs_xcalloc(ask->nclaims, sizeof(char *));
+	for (size_t i = 0; i < ask->nclaims; i++) {
+		keep->keep[i] = ask->claims[i].id;
+		add_claim(core, works, ask, &ask->claims[i]);
+	}
+	keep->op.keep = (const char *const *)keep->keep;
+	keep->op.nkeep = ask->nclaims;
+}
+
+static void add_ask(struct cs_core *core, struct works *works, struct cs_ask *ask)
+{
+	switch (ask->kind) {
+	case CS_ASK_HELLO:
+		add_hello(core, works, ask);
+		break;
+	case CS_ASK_CLAIM:
+		add_claim(core, works, ask, &ask->claims[0]);
+		break;
+	case CS_ASK_RELEASE:
+		add_release(works, ask, ask->node, ask->claims[0].id);
+		break;
+	case CS_ASK_RECONCILE:
+		add_reconcile(core, works, ask);
+		break;
+	}
+}
+
+static void answer_claim(struct cs_core *core, struct work *work, struct cs_changes *changes, bool *new_identities)
+{
+	struct cs_store_op *op = &work->op;
+	struct cs_claim *claim = work->claim;
+	claim->result = op->result;
+	if (op->result < 0) {
+		claim->error = op->error;
+		return;
+	}
+	claim->identity = op->identity;
+	if (op->created) {
+		struct known_identity *known = learn_identity(core, op->identity, op->labels, op->spiffe_id);
+		cs_changes_add_take(changes, cs_core_identity_record(known));
+		*new_identities = true;
+	}
+	op->claim.identity = op->identity;
+	if (op->changed)
+		learn_claim(core, &op->claim, changes);
+}
+
+static void answer(struct cs_core *core, struct work *work, struct cs_changes *changes, bool *new_identities)
+{
+	struct cs_store_op *op = &work->op;
+	switch (op->kind) {
+	case CS_STORE_CLAIM:
+		answer_claim(core, work, changes, new_identities);
+		break;
+	case CS_STORE_NODE:
+		if (work->ask) {
+			work->ask->result = op->result;
+			if (op->result < 0)
+				work->ask->error = op->error;
+		}
+		if (op->changed)
+			learn_node(core, &op->node, changes);
+		break;
+	default:
+		for (size_t i = 0; i < op->nreleased; i++)
+			forget_claim(core, op->claim.node, op->released[i], changes);
+		break;
+	}
+}
+
+static int commit(
+	struct cs_core *core, struct works *works, struct cs_changes *changes, uint64_t *revision, struct cs_error *e)
+{
+	struct cs_store_op **ops = cs_xcalloc(works->n, sizeof(*ops));
+	for (size_t i = 0; i < works->n; i++)
+		ops[i] = &works->items[i]->op;
+	int r = cs_store_commit(core->store, ops, works->n, revision, e);
+	free(ops);
+	bool new_identities = false, changed = false;
+	for (size_t i = 0; i < works->n && r == 0; i++) {
+		answer(core, works->items[i], changes, &new_identities);
+		changed |= works->items[i]->op.changed;
+	}
+	if (changed)
+		changes->revision = *revision;
+	if (new_identities)
+		cs_core_recompile(core, changes);
+	cs_core_refresh_rows(core, changes);
+	return r;
+}
+
+int cs_core_ask(
+	struct cs_core *core, struct cs_ask *const *asks, size_t n, struct cs_changes *changes, struct cs_error *e)
+{
+	struct works works = {0};
+	uint64_t revision = 0;
+	for (size_t i = 0; i < n; i++)
+		add_ask(core, &works, asks[i]);
+	int r = commit(core, &works, changes, &revision, e);
+	works_fini(&works);
+	for (size_t i = 0; i < n; i++) {
+		asks[i]->revision = revision;
+		if (r < 0) {
+			asks[i]->result = r;
+			asks[i]->error = *e;
+		}
+	}
+	return r;
+}
+
+/* --- placement --- */
+
+static int load_authority(const struct cs_core *core, struct cs_authority **ret, struct cs_error *e)
+{
+	if (core->config->authority == CS_AUTHORITY_SELF) {
+		*ret = cs_authority_self();
+		return 0;
+	}
+	char *text;
+	size_t n;
+	int r = cs_core_read_file(core->config->placement_file, 1 << 20, &text, &n, e);
+	if (r < 0)
+		return r;
+	r = cs_authority_parse(core->config->placement_file, text, n, ret, e);
+	free(text);
+	return r;
+}
+
+/* Claims that the authority no longer agrees to, and addresses of nodes that it no longer lists, are taken back. */
+static void add_withdrawals(struct cs_core *core, struct works *works)
+{
+	struct known_claim *claim, *tmp;
+	struct cs_error e;
+	HASH_ITER (hh, core->claims, claim, tmp) {
+		struct known_identity *identity = identity_of(core, claim->identity);
+		if (identity && cs_authority_places(core->authority, &identity->labels, claim->node, &e) < 0)
+			add_release(works, NULL, claim->node, claim->endpoint);
+	}
+	struct known_node *node, *next;
+	HASH_ITER (hh, core->nodes, node, next) {
+		if (cs_authority_addresses(core->authority, node->name, node->addrs, node->naddrs, &e) == 0)
+			continue;
+		struct work *work = add_work(works, CS_STORE_NODE, NULL);
+		work->op.node.name = node->name;
+		work->op.node.port = node->port;
+		work->op.node.path = node->path;
+	}
+}
+
+int cs_core_reload_placement(struct cs_core *core, struct cs_changes *changes, struct cs_error *e)
+{
+	struct cs_authority *fresh, *old = core->authority;
+	int r = load_authority(core, &fresh, e);
+	if (r < 0)
+		return r;
+	struct works works = {0};
+	uint64_t revision;
+	core->authority = fresh;
+	add_withdrawals(core, &works);
+	r = works.n > 0 ? commit(core, &works, changes, &revision, e) : 0;
+	works_fini(&works);
+	if (r < 0)
+		core->authority = old;
+	cs_authority_free(r < 0 ? fresh : old);
+	return r;
+}
+
+/* --- opening --- */
+
+struct opening {
+	struct cs_core *core;
+	struct cs_changes *changes;
+};
+
+static void load_identity(void *data, uint32_t id, const char *labels, const char *spiffe_id)
+{
+	struct opening *o = data;
+	cs_changes_add_take(o->changes, cs_core_identity_record(learn_identity(o->core, id, labels, spiffe_id)));
+}
+
+static void load_node(void *data, const struct cs_store_node *node)
+{
+	struct opening *o = data;
+	learn_node(o->core, node, o->changes);
+}
+
+static void load_claim(void *data, const struct cs_store_claim *claim)
+{
+	struct opening *o = data;
+	learn_claim(o->core, claim, o->changes);
+}
+
+static void load_prefix(void *data, const struct cs_prefix_identity *prefix)
+{
+	struct cs_core *core = ((struct opening *)data)->core;
+	core->prefixes = cs_xrealloc(core->prefixes, core->nprefixes + 1, sizeof(*core->prefixes));
+	core->prefixes[core->nprefixes++] = *prefix;
+}
+
+static int open_store(struct cs_core *core, uint64_t *ret_epoch, struct cs_changes *changes, struct cs_error *e)
+{
+	struct cs_store_config config = {.path = core->config->store_path,
+		.trust_domain = core->config->trust_domain,
+		.spiffe_id_template = core->config->spiffe_id_template};
+	struct opening o = {.core = core, .changes = changes};
+	struct cs_store_visitor v = {
+		.identity = load_identity, .node = load_node, .claim = load_claim, .prefix = load_prefix, .data = &o};
+	int r = cs_store_open(&config, &core->store, e);
+	return r < 0 ? r : cs_store_load(core->store, &v, ret_epoch, &changes->revision, e);
+}
+
+int cs_core_open(const struct cs_core_config *config, struct cs_core **ret, uint64_t *ret_epoch,
+	struct cs_changes *ret_changes, struct cs_error *e)
+{
+	struct cs_core *core = cs_xcalloc(1, sizeof(*core));
+	core->config = config;
+	int r = cs_core_depends_parse(core, e);
+	if (r == 0)
+		r = load_authority(core, &core->authority, e);
+	if (r == 0)
+		r = open_store(core, ret_epoch, ret_changes, e);
+	if (r == 0) { /* the authority may have changed while we were not there */
+		struct works works = {0};
+		uint64_t revision;
+		add_withdrawals(core, &works);
+		if (works.n > 0)
+			r = commit(core, &works, ret_changes, &revision, e);
+		works_fini(&works);
+	}
+	/* Also counts a revision: what was compiled before may differ, and nobody may resume across that. */
+	if (r == 0)
+		r = cs_core_reload_policy(core, ret_changes, e);
+	if (r < 0) {
+		cs_changes_fini(ret_changes);
+		cs_core_close(core);
+		return r;
+	}
+	*ret = core;
+	return 0;
+}
+
+void cs_core_close(struct cs_core *core)
+{
+	if (!core)
+		return;
+	struct cs_changes ignored = {0};
+	struct known_claim *claim, *ctmp;
+	HASH_ITER (hh, core->claims, claim, ctmp)
+		forget_claim(core, claim->node, claim->endpoint, &ignored);
+	cs_changes_fini(&ignored);
+	struct known_identity *identity, *itmp;
+	HASH_CLEAR(hh_text, core->by_text);
+	HASH_ITER (hh, core->identities, identity, itmp) {
+		HASH_DEL(core->identities, identity);
+		free(identity->text);
+		free(identity->spiffe_id);
+		cs_labels_fini(&identity->labels);
+		free(identity);
+	}
+	struct known_node *node, *ntmp;
+	HASH_ITER (hh, core->nodes, node, ntmp) {
+		HASH_DEL(core->nodes, node);
+		free(node->name);
+		free(node->path);
+		free(node);
+	}
+	cs_core_policy_fini(core);
+	cs_authority_free(core->authority);
+	cs_store_close(core->store);
+	free(core->prefixes);
+	free(core);
+}

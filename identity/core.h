@@ -1,0 +1,87 @@
+/* What the cluster role knows and decides: the store, the placement authority and the policies, and what follows from
+ * them for the directory. Everything blocks (disk, compiling), so it runs in a worker; one thread at a time, no loop,
+ * no socket. The answers are changes for the directory: what the store has not taken is in none of them. */
+#ifndef CS_CORE_H
+#define CS_CORE_H
+
+#include "dir.h"
+#include "labels.h"
+#include "limits.h"
+#include "placement.h"
+#include "settings.h"
+
+struct cs_core;
+
+struct cs_core_config { /* borrowed while the core lives */
+	const char *store_path, *trust_domain, *spiffe_id_template;
+	enum cs_authority_kind authority;
+	const char *placement_file; /* static */
+	const char *policy_dir;     /* "": no policy */
+	/* depends_on: NAME=LABEL[;LABEL...] or NAME=PREFIX. Several of one name add up. */
+	struct cs_strings depends_on;
+};
+
+/* Records for the directory in their order; `deleted` ones go. One revision. */
+struct cs_changes {
+	cs_record **records;
+	size_t n, cap;
+	uint64_t revision; /* 0: nothing changed */
+};
+void cs_changes_fini(struct cs_changes *changes);
+/* Puts them into the directory, which takes the records over, and publishes. An error: the directory is full. */
+CS_MUST_USE int cs_changes_apply_take(struct cs_changes *changes, struct cs_directory *dir, struct cs_error *e);
+
+/* Opens the store, reads placement and policy. *ret_changes is the whole state, *ret_epoch the store's. A policy or
+ * placement file that does not parse is an error: there is no earlier state to go on with. */
+CS_MUST_USE int cs_core_open(const struct cs_core_config *config, struct cs_core **ret, uint64_t *ret_epoch,
+	struct cs_changes *ret_changes, struct cs_error *e);
+void cs_core_close(struct cs_core *core);
+
+/* Read the file or the directory anew. An error leaves everything as it was; the same content changes nothing. */
+CS_MUST_USE int cs_core_reload_placement(struct cs_core *core, struct cs_changes *changes, struct cs_error *e);
+CS_MUST_USE int cs_core_reload_policy(struct cs_core *core, struct cs_changes *changes, struct cs_error *e);
+
+enum cs_ask_kind { CS_ASK_HELLO, CS_ASK_CLAIM, CS_ASK_RELEASE, CS_ASK_RECONCILE };
+
+struct cs_claim {
+	char *id;
+	struct cs_labels labels;
+	struct cs_ip addrs[2 * CS_FAMILY_ADDRS_MAX];
+	size_t naddrs;
+	/* The answer. */
+	int result; /* < 0: refused, why is in error */
+	struct cs_error error;
+	uint32_t identity; /* 0: none */
+};
+void cs_claim_fini(struct cs_claim *claim);
+
+/* What a node asks for. Heap, all fields owned. */
+struct cs_ask {
+	enum cs_ask_kind kind;
+	char *node;
+	struct cs_ip addrs[CS_NODE_ADDRS_MAX]; /* HELLO */
+	size_t naddrs;
+	uint32_t port;
+	char *path;
+	struct cs_claim *claims; /* CLAIM, RELEASE (id only): one; RECONCILE: all */
+	size_t nclaims;
+	/* The answer. */
+	int result;
+	struct cs_error error;
+	uint64_t revision;
+	void (*done)(struct cs_ask *ask, void *data); /* frees it, or keeps it */
+	void *data;
+};
+struct cs_ask *cs_ask_new(enum cs_ask_kind kind, const char *node, size_t nclaims);
+void cs_ask_free(struct cs_ask *ask);
+
+/* One transaction for all; fills in the answers. changes may be empty. Returns < 0 (and the same in every ask) when the
+ * store took nothing. */
+CS_MUST_USE int cs_core_ask(
+	struct cs_core *core, struct cs_ask *const *asks, size_t n, struct cs_changes *changes, struct cs_error *e);
+
+/* What the last (re)compilation said, if it failed: identities without policy rows let nothing through. */
+const struct cs_error *cs_core_compile_error(const struct cs_core *core);
+size_t cs_core_policies(const struct cs_core *core);
+
+#endif

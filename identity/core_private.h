@@ -1,0 +1,107 @@
+/* The inside of the core, for core.c and core_policy.c only. */
+#ifndef CS_CORE_PRIVATE_H
+#define CS_CORE_PRIVATE_H
+
+#include <uthash.h>
+#include "core.h"
+#include "policy_compile.h"
+#include "store.h"
+
+struct known_identity {
+	uint32_t id;
+	char *text; /* canonical labels */
+	struct cs_labels labels;
+	char *spiffe_id;
+	UT_hash_handle hh; /* by id */
+	UT_hash_handle hh_text;
+};
+
+struct known_claim {
+	char *key; /* "node/endpoint" */
+	char *node, *endpoint;
+	uint32_t identity;
+	struct cs_ip addrs[2 * CS_FAMILY_ADDRS_MAX];
+	size_t naddrs;
+	UT_hash_handle hh;
+};
+
+struct known_node {
+	char *name;
+	struct cs_ip addrs[CS_NODE_ADDRS_MAX];
+	size_t naddrs;
+	uint32_t port;
+	char *path;
+	UT_hash_handle hh;
+};
+
+/* (identity, node): how many claims say so. */
+struct placed {
+	char *key; /* "identity/node" */
+	unsigned claims;
+	UT_hash_handle hh;
+};
+
+/* An identity that is placed somewhere, and the policy records that were published for it, sorted by remote (the
+ * default first). */
+struct local {
+	uint32_t identity;
+	unsigned placements;
+	bool stale; /* its rows must be made anew */
+	cs_record **rows;
+	size_t nrows;
+	UT_hash_handle hh;
+};
+
+struct dependency {
+	char *name;
+	struct cs_labels *selectors;
+	size_t nselectors;
+	struct cs_prefix *prefixes;
+	size_t nprefixes;
+};
+
+struct cs_core {
+	const struct cs_core_config *config;
+	struct cs_store *store;
+	struct cs_authority *authority;
+	struct known_identity *identities, *by_text;
+	struct known_claim *claims;
+	struct known_node *nodes;
+	struct placed *placed;
+	struct local *locals;
+	/* policy */
+	struct cs_cnp_set *policies;
+	struct cs_compiled *compiled;
+	struct cs_error compile_error;       /* code 0: none */
+	struct cs_prefix_identity *prefixes; /* every number that was ever given */
+	size_t nprefixes;
+	struct dependency *depends;
+	size_t ndepends;
+};
+
+void cs_changes_add_take(struct cs_changes *changes, cs_record *record);
+
+/* core_policy.c */
+CS_MUST_USE int cs_core_depends_parse(struct cs_core *core, struct cs_error *e);
+void cs_core_policy_fini(struct cs_core *core);
+/* New identities: compile anew. Also adds DependsOn records. */
+void cs_core_recompile(struct cs_core *core, struct cs_changes *changes);
+/* Rows of those locals whose rows are stale. */
+void cs_core_refresh_rows(struct cs_core *core, struct cs_changes *changes);
+void cs_core_local_free(struct cs_core *core, struct local *local, struct cs_changes *changes);
+CS_MUST_USE int cs_core_read_file(const char *path, size_t max, char **ret, size_t *ret_n, struct cs_error *e);
+
+/* core_records.c: the records as messages; heap. */
+cs_record *cs_core_node_record(const struct known_node *node);
+cs_record *cs_core_identity_record(const struct known_identity *identity);
+cs_record *cs_core_endpoint_record(const struct known_claim *claim, bool deleted);
+cs_record *cs_core_placement_record(uint32_t identity, const char *node, const char *authority, bool deleted);
+cs_record *cs_core_prefix_record(const struct cs_prefix_identity *prefix, bool deleted);
+cs_record *cs_core_policy_record(const struct cs_cnp *policy, const struct cs_finding *findings, size_t n);
+cs_record *cs_core_policy_gone_record(const char *name);
+cs_record *cs_core_row_record(const struct cs_policy_row *row);
+cs_record *cs_core_default_record(const struct cs_policy_default *def);
+cs_record *cs_core_depends_record(
+	const char *name, const uint32_t *identities, size_t n, const struct cs_prefix *prefixes, size_t nprefixes);
+
+#endif
