@@ -38,4 +38,12 @@ static inline void *cs_xmemdup(const void *p, size_t n)
 	return copy;
 }
 
+/* Cut where it does not fit. */
+static inline void cs_text_cut(char *to, size_t size, const char *from)
+{
+	size_t n = strnlen(from, size - 1);
+	memcpy(to, from, n);
+	to[n] = '\0';
+}
+
 #endif

@@ -1,0 +1,230 @@
+#include "endpoint.h"
+
+#include <errno.h>
+#include "mem.h"
+
+/* --- the spec --- */
+
+static int check_id(const char *id, struct cs_error *e)
+{
+	size_t n = strlen(id);
+	if (n == 0 || n > CS_ENDPOINT_ID_MAX)
+		return cs_error_set(e, -EINVAL, "an endpoint's id has 1 to %d bytes, not %zu", CS_ENDPOINT_ID_MAX, n);
+	for (size_t i = 0; i < n; i++)
+		if (id[i] <= ' ' || id[i] > '~')
+			return cs_error_set(e, -EINVAL,
+				"an endpoint's id is printable ASCII without space; byte %zu is 0x%02x", i,
+				(unsigned char)id[i]);
+	return 0;
+}
+
+static int check_interface(const char *name, struct cs_error *e)
+{
+	size_t n = strlen(name);
+	if (n == 0)
+		return cs_error_reason(e, -EINVAL, CS_R_INTERFACE_UNSUITABLE,
+			"an endpoint needs an interface of its own on the host side; host network has none");
+	if (n > CS_INTERFACE_MAX || strchr(name, '/') || strpbrk(name, " \t\n"))
+		return cs_error_reason(
+			e, -EINVAL, CS_R_INTERFACE_UNSUITABLE, "'%.40s' is not the name of an interface", name);
+	return 0;
+}
+
+static int check_addresses(
+	Countersign__V1__Address *const *addresses, size_t n, struct cs_endpoint_spec *spec, struct cs_error *e)
+{
+	size_t per_family[2] = {0};
+	char text[CS_IP_TEXT];
+	if (n == 0)
+		return cs_error_set(e, -EINVAL, "an endpoint has at least one address");
+	for (size_t i = 0; i < n; i++) {
+		struct cs_ip ip;
+		int r = cs_ip_from_pb(addresses[i], &ip, e);
+		if (r == 0)
+			r = cs_ip_check_unicast(&ip, e);
+		if (r < 0)
+			return r;
+		if (++per_family[ip.len == 16] > CS_FAMILY_ADDRS_MAX)
+			return cs_error_set(
+				e, -EINVAL, "an endpoint has at most %d addresses of a family", CS_FAMILY_ADDRS_MAX);
+		for (size_t k = 0; k < spec->naddrs; k++)
+			if (cs_ip_equal(&ip, &spec->addrs[k]))
+				return cs_error_set(e, -EINVAL, "the address %s is there twice", cs_ip_text(&ip, text));
+		spec->addrs[spec->naddrs++] = ip;
+	}
+	return 0;
+}
+
+int cs_endpoint_spec_check(const Countersign__V1__EndpointSpec *pb, struct cs_endpoint_spec *ret, struct cs_error *e)
+{
+	struct cs_endpoint_spec spec = {.dhcp = pb->dhcp};
+	int r = check_id(pb->id, e);
+	if (r == 0)
+		r = check_interface(pb->interface, e);
+	if (r == 0)
+		r = check_addresses(pb->addresses, pb->n_addresses, &spec, e);
+	if (r == 0)
+		r = cs_labels_from_proto(pb->labels, pb->n_labels, &spec.labels, e);
+	if (r == 0)
+		r = cs_labels_check_claim(&spec.labels, e);
+	if (r < 0) {
+		cs_labels_fini(&spec.labels);
+		return r;
+	}
+	spec.id = cs_xstrdup(pb->id);
+	spec.labels_text = cs_mem_check(cs_labels_format(&spec.labels));
+	snprintf(spec.interface, sizeof(spec.interface), "%s", pb->interface);
+	*ret = spec;
+	return 0;
+}
+
+void cs_endpoint_spec_fini(struct cs_endpoint_spec *spec)
+{
+	free(spec->id);
+	free(spec->labels_text);
+	cs_labels_fini(&spec->labels);
+	*spec = (struct cs_endpoint_spec){0};
+}
+
+bool cs_endpoint_spec_equal(const struct cs_endpoint_spec *a, const struct cs_endpoint_spec *b)
+{
+	if (strcmp(a->id, b->id) != 0 || strcmp(a->labels_text, b->labels_text) != 0 ||
+		strcmp(a->interface, b->interface) != 0 || a->dhcp != b->dhcp || a->naddrs != b->naddrs)
+		return false;
+	for (size_t i = 0; i < a->naddrs; i++)
+		if (!cs_ip_equal(&a->addrs[i], &b->addrs[i]))
+			return false;
+	return true;
+}
+
+Countersign__V1__EndpointSpec *cs_endpoint_spec_message(const struct cs_endpoint_spec *spec)
+{
+	Countersign__V1__EndpointSpec m = COUNTERSIGN__V1__ENDPOINT_SPEC__INIT;
+	Countersign__V1__Label labels[CS_LABELS_MAX], *label_refs[CS_LABELS_MAX];
+	Countersign__V1__Address addrs[2 * CS_FAMILY_ADDRS_MAX], *addr_refs[2 * CS_FAMILY_ADDRS_MAX];
+	for (size_t i = 0; i < spec->labels.n; i++) {
+		countersign__v1__label__init(&labels[i]);
+		labels[i].source = (char *)spec->labels.items[i].source;
+		labels[i].key = spec->labels.items[i].key;
+		labels[i].value = spec->labels.items[i].value;
+		label_refs[i] = &labels[i];
+	}
+	for (size_t i = 0; i < spec->naddrs; i++) {
+		cs_ip_to_pb(&spec->addrs[i], &addrs[i]);
+		addr_refs[i] = &addrs[i];
+	}
+	m.id = spec->id;
+	m.labels = label_refs;
+	m.n_labels = spec->labels.n;
+	m.addresses = addr_refs;
+	m.n_addresses = spec->naddrs;
+	m.interface = (char *)spec->interface;
+	m.dhcp = spec->dhcp;
+	size_t n = countersign__v1__endpoint_spec__get_packed_size(&m);
+	uint8_t *bytes = cs_xcalloc(1, n);
+	countersign__v1__endpoint_spec__pack(&m, bytes);
+	Countersign__V1__EndpointSpec *copy = cs_mem_check(countersign__v1__endpoint_spec__unpack(NULL, n, bytes));
+	free(bytes);
+	return copy;
+}
+
+/* --- the endpoint --- */
+
+struct cs_endpoint *cs_endpoint_new_take(struct cs_endpoint_spec *spec, uint64_t incarnation, int64_t now_unix_ms)
+{
+	struct cs_endpoint *ep = cs_xcalloc(1, sizeof(*ep));
+	ep->spec = *spec;
+	*spec = (struct cs_endpoint_spec){0};
+	cs_endpoint_reset(ep, incarnation, now_unix_ms);
+	return ep;
+}
+
+void cs_endpoint_free(struct cs_endpoint *ep)
+{
+	if (!ep)
+		return;
+	cs_endpoint_spec_fini(&ep->spec);
+	free(ep->spiffe_id);
+	free(ep);
+}
+
+void cs_endpoint_reset(struct cs_endpoint *ep, uint64_t incarnation, int64_t now_unix_ms)
+{
+	static const struct {
+		Countersign__V1__Step step;
+		enum cs_reason reason;
+		const char *detail;
+	} unmet[] = {
+		{COUNTERSIGN__V1__STEP__STEP_ENFORCED, CS_R_DATAPATH_DOWN, "authd has not reported yet"},
+		{COUNTERSIGN__V1__STEP__STEP_SVID_READY, CS_R_NO_LOCAL_SVID, "spire-adapter has not reported yet"},
+	};
+	ep->incarnation = incarnation;
+	cs_endpoint_set(ep, COUNTERSIGN__V1__STEP__STEP_REGISTERED, true, CS_R_NONE, NULL, now_unix_ms);
+	for (size_t i = 0; i < sizeof(unmet) / sizeof(unmet[0]); i++)
+		cs_endpoint_set(ep, unmet[i].step, false, unmet[i].reason, unmet[i].detail, now_unix_ms);
+}
+
+bool cs_endpoint_set(struct cs_endpoint *ep, Countersign__V1__Step step, bool met, enum cs_reason reason,
+	const char *detail, int64_t now_unix_ms)
+{
+	struct cs_condition *c = &ep->conditions[step];
+	char text[sizeof(c->detail)];
+	cs_text_cut(text, sizeof(text), detail ? detail : "");
+	bool same = c->since_unix_ms != 0 && c->met == met && c->reason == reason && strcmp(c->detail, text) == 0;
+	if (same)
+		return false;
+	if (c->met != met || c->since_unix_ms == 0)
+		c->since_unix_ms = now_unix_ms;
+	c->met = met;
+	c->reason = reason;
+	memcpy(c->detail, text, sizeof(text));
+	return true;
+}
+
+Countersign__V1__Step cs_endpoint_unmet(const struct cs_endpoint *ep, const Countersign__V1__Step *steps, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (!ep->conditions[steps[i]].met)
+			return steps[i];
+	return COUNTERSIGN__V1__STEP__STEP_UNSPECIFIED;
+}
+
+const char *cs_step_name(Countersign__V1__Step step)
+{
+	static const char *const names[CS_STEPS] = {
+		"unspecified", "registered", "identified", "placed", "enforced", "svid-ready"};
+	return (unsigned)step < CS_STEPS ? names[step] : "unknown";
+}
+
+Countersign__V1__EndpointStatus *cs_endpoint_status(const struct cs_endpoint *ep, const char *node)
+{
+	Countersign__V1__EndpointStatus m = COUNTERSIGN__V1__ENDPOINT_STATUS__INIT;
+	Countersign__V1__Condition conditions[CS_STEPS], *refs[CS_STEPS];
+	Countersign__V1__Reason reasons[CS_STEPS];
+	for (int i = 1; i < CS_STEPS; i++) {
+		const struct cs_condition *c = &ep->conditions[i];
+		countersign__v1__condition__init(&conditions[i]);
+		countersign__v1__reason__init(&reasons[i]);
+		reasons[i].name = c->reason == CS_R_NONE ? (char *)"" : (char *)cs_reason_name(c->reason);
+		reasons[i].detail = (char *)c->detail;
+		conditions[i].step = (Countersign__V1__Step)i;
+		conditions[i].met = c->met;
+		conditions[i].reason = &reasons[i];
+		conditions[i].since_unix_ms = c->since_unix_ms;
+		refs[i - 1] = &conditions[i];
+	}
+	m.spec = cs_endpoint_spec_message(&ep->spec);
+	m.node = (char *)node;
+	m.identity = ep->identity;
+	m.spiffe_id = ep->spiffe_id ? ep->spiffe_id : (char *)"";
+	m.incarnation = ep->incarnation;
+	m.conditions = refs;
+	m.n_conditions = CS_STEPS - 1;
+	size_t n = countersign__v1__endpoint_status__get_packed_size(&m);
+	uint8_t *bytes = cs_xcalloc(1, n);
+	countersign__v1__endpoint_status__pack(&m, bytes);
+	Countersign__V1__EndpointStatus *copy = cs_mem_check(countersign__v1__endpoint_status__unpack(NULL, n, bytes));
+	free(bytes);
+	countersign__v1__endpoint_spec__free_unpacked(m.spec, NULL);
+	return copy;
+}

@@ -1,0 +1,78 @@
+/* One endpoint of this node: what was registered, and its five conditions (DESIGN 3.2). Pure. */
+#ifndef CS_ENDPOINT_H
+#define CS_ENDPOINT_H
+
+#include <countersign/v1/endpoints.pb-c.h>
+#include <uthash.h>
+#include "ip.h"
+#include "labels.h"
+#include "limits.h"
+
+#define CS_STEPS 6 /* enum Step, 0 is none */
+
+struct cs_condition {
+	bool met;
+	enum cs_reason reason;
+	char detail[256];
+	int64_t since_unix_ms;
+};
+
+/* The registration, checked. */
+struct cs_endpoint_spec {
+	char *id;
+	struct cs_labels labels;
+	char *labels_text; /* canonical */
+	struct cs_ip addrs[2 * CS_FAMILY_ADDRS_MAX];
+	size_t naddrs;
+	char interface[CS_INTERFACE_MAX + 1];
+	bool dhcp;
+};
+
+enum cs_claim_state {
+	CS_CLAIM_DUE,     /* to be sent (again) */
+	CS_CLAIM_SENT,    /* no answer yet */
+	CS_CLAIM_TAKEN,   /* the cluster role has it */
+	CS_CLAIM_REFUSED, /* tried again at retry_mono_ms */
+};
+
+struct cs_endpoint {
+	struct cs_endpoint_spec spec;
+	uint64_t incarnation;
+	unsigned ifindex;  /* 0: the interface is not there */
+	uint32_t identity; /* 0: not known */
+	char *spiffe_id;   /* NULL: not known */
+	struct cs_condition conditions[CS_STEPS];
+	enum cs_claim_state claim;
+	enum cs_reason refused; /* CLAIM_REFUSED */
+	char refused_text[256];
+	int64_t retry_mono_ms, retry_after_ms;
+	UT_hash_handle hh; /* by spec.id */
+};
+
+/* Checks everything that can be seen from the message alone: -EINVAL, with a reason where the list has one. *ret is
+ * untouched on failure. */
+CS_MUST_USE int cs_endpoint_spec_check(
+	const Countersign__V1__EndpointSpec *pb, struct cs_endpoint_spec *ret, struct cs_error *e);
+void cs_endpoint_spec_fini(struct cs_endpoint_spec *spec);
+bool cs_endpoint_spec_equal(const struct cs_endpoint_spec *a, const struct cs_endpoint_spec *b);
+/* The message of a spec; heap, freed by countersign__v1__endpoint_spec__free_unpacked. */
+Countersign__V1__EndpointSpec *cs_endpoint_spec_message(const struct cs_endpoint_spec *spec);
+
+/* Takes the spec over. Nothing is met but `registered`. */
+struct cs_endpoint *cs_endpoint_new_take(struct cs_endpoint_spec *spec, uint64_t incarnation, int64_t now_unix_ms);
+void cs_endpoint_free(struct cs_endpoint *ep);
+/* Another incarnation: what others reported about the earlier one counts no more. */
+void cs_endpoint_reset(struct cs_endpoint *ep, uint64_t incarnation, int64_t now_unix_ms);
+
+/* True if it changed. `since` moves only when met changes. detail may be NULL. */
+bool cs_endpoint_set(struct cs_endpoint *ep, Countersign__V1__Step step, bool met, enum cs_reason reason,
+	const char *detail, int64_t now_unix_ms);
+/* The first of the steps that is not met, or 0. */
+Countersign__V1__Step cs_endpoint_unmet(const struct cs_endpoint *ep, const Countersign__V1__Step *steps, size_t n);
+/* "identified", ... */
+const char *cs_step_name(Countersign__V1__Step step);
+
+/* Heap, freed by countersign__v1__endpoint_status__free_unpacked. */
+Countersign__V1__EndpointStatus *cs_endpoint_status(const struct cs_endpoint *ep, const char *node);
+
+#endif

@@ -1,0 +1,72 @@
+/* The inside of the node role, for node.c, node_claims.c and node_disk.c only. */
+#ifndef CS_NODE_PRIVATE_H
+#define CS_NODE_PRIVATE_H
+
+#include "links.h"
+#include "node.h"
+#include "registrations.h"
+
+/* A registration or its end, on its way to the disk. */
+struct disk_op {
+	struct cs_endpoint_spec spec; /* id only: unregister */
+	unsigned ifindex;
+	bool put;
+	cs_node_written *written; /* may be NULL */
+	void *data;
+};
+
+struct cs_node {
+	struct cs_node_options options;
+	struct cs_link *link;
+	bool up; /* asks may be sent */
+	struct cs_directory *dir;
+	struct cs_endpoint *endpoints;
+	struct cs_links *links;
+	void (*on_change)(void *data, const struct cs_endpoint *ep, bool gone);
+	void *on_change_data;
+	/* disk */
+	struct disk_op *queue, *running;
+	size_t nqueue, capqueue, nrunning;
+	struct cs_registration *writing;
+	size_t written;
+	struct cs_error write_error;
+	uv_work_t work;
+	/* upstream */
+	bool synced;
+	uint64_t epoch, revision; /* of the cluster role: where to resume */
+	cs_record **incoming;     /* of a batch that is not complete */
+	size_t nincoming, capincoming;
+	/* claims */
+	struct cs_timer retry;
+	bool reconcile_due, reconciling, outage;
+	char outage_text[256];
+	/* end */
+	bool closing, timer_closed;
+	void (*closed)(void *data);
+	void *closed_data;
+	struct cs_check *check_cluster, *check_disk;
+	struct cs_metric *registered, *refused;
+};
+
+uint64_t cs_node_random(void);
+int64_t cs_node_unix_ms(const struct cs_node *node);
+void cs_node_changed(struct cs_node *node, const struct cs_endpoint *ep, bool gone);
+void cs_node_maybe_closed(struct cs_node *node);
+/* Identity, placement and the record in the directory, as they follow from what is known; the caller publishes. */
+void cs_node_refresh(struct cs_node *node, struct cs_endpoint *ep);
+void cs_node_publish(struct cs_node *node);
+void cs_node_forget_record(struct cs_node *node, const char *id);
+/* The interface, looked up anew. */
+void cs_node_check_link(struct cs_node *node, struct cs_endpoint *ep);
+
+/* node_claims.c */
+void cs_node_claim(struct cs_node *node, struct cs_endpoint *ep);
+void cs_node_release(struct cs_node *node, const char *id);
+void cs_node_claims_init(struct cs_node *node);
+void cs_node_reconcile_claims(struct cs_node *node);
+
+/* node_disk.c */
+CS_MUST_USE int cs_node_load(struct cs_node *node, struct cs_error *e);
+void cs_node_disk_fini(struct cs_node *node);
+
+#endif
