@@ -6,7 +6,7 @@
 
 #include "dir.h"
 #include "labels.h"
-#include "limits.h"
+#include "identity_limits.h"
 #include "placement.h"
 #include "settings.h"
 

@@ -6,7 +6,7 @@
 #include <uthash.h>
 #include "ip.h"
 #include "labels.h"
-#include "limits.h"
+#include "identity_limits.h"
 
 #define CS_STEPS 6 /* enum Step, 0 is none */
 

@@ -1,7 +1,7 @@
 #include "placement.h"
 
 #include <errno.h>
-#include "limits.h"
+#include "identity_limits.h"
 #include "mem.h"
 #include "yaml_tree.h"
 
