@@ -4,6 +4,12 @@
 #include <countersign/maps.h>
 #include "mem.h"
 
+int64_t cs_core_now_unix_ms(const struct cs_core *core)
+{
+	const struct cs_clock *clock = core->config->clock ? core->config->clock : &cs_clock_system;
+	return clock->unix_ms(clock->data);
+}
+
 /* --- changes --- */
 
 void cs_changes_add_take(struct cs_changes *changes, cs_record *record)
@@ -76,21 +82,21 @@ void cs_ask_free(struct cs_ask *ask)
 
 /* --- what is known --- */
 
-static struct known_identity *learn_identity(
-	struct cs_core *core, uint32_t id, const char *labels, const char *spiffe_id)
+static struct known_identity *learn_identity(struct cs_core *core, const struct cs_store_identity *identity)
 {
 	struct known_identity *known;
-	HASH_FIND(hh, core->identities, &id, sizeof(id), known);
+	HASH_FIND(hh, core->identities, &identity->id, sizeof(identity->id), known);
 	if (known)
 		return known;
 	known = cs_xcalloc(1, sizeof(*known));
-	known->id = id;
-	known->text = cs_xstrdup(labels);
-	known->spiffe_id = cs_xstrdup(spiffe_id);
+	known->id = identity->id;
+	known->incarnation = identity->incarnation;
+	known->text = cs_xstrdup(identity->labels);
+	known->spiffe_id = cs_xstrdup(identity->spiffe_id);
 	struct cs_error e;
-	if (cs_labels_parse(labels, strlen(labels), &known->labels, &e) < 0)
+	if (cs_labels_parse(known->text, strlen(known->text), &known->labels, &e) < 0)
 		known->labels = (struct cs_labels){0}; /* a store that was written to by hand: matches no selector */
-	HASH_ADD(hh, core->identities, id, sizeof(id), known);
+	HASH_ADD(hh, core->identities, id, sizeof(known->id), known);
 	HASH_ADD_KEYPTR(hh_text, core->by_text, known->text, strlen(known->text), known);
 	return known;
 }
@@ -304,6 +310,17 @@ static void add_hello(struct cs_core *core, struct works *works, struct cs_ask *
 	work->op.node.path = ask->path;
 }
 
+static bool same_addresses(struct cs_core *core, const char *node, const struct cs_claim *claim)
+{
+	const struct known_claim *known = claim_of(core, node, claim->id);
+	if (!known || known->naddrs != claim->naddrs)
+		return false;
+	for (size_t i = 0; i < claim->naddrs; i++)
+		if (!cs_ip_equal(&known->addrs[i], &claim->addrs[i]))
+			return false;
+	return true;
+}
+
 /* What the node no longer has goes first, and makes room for what it has now. */
 static void add_reconcile(struct cs_core *core, struct works *works, struct cs_ask *ask)
 {
@@ -311,11 +328,12 @@ static void add_reconcile(struct cs_core *core, struct works *works, struct cs_a
 	keep->op.claim.node = ask->node;
 	keep->keep = cs_xcalloc(ask->nclaims, sizeof(char *));
 	for (size_t i = 0; i < ask->nclaims; i++) {
-		keep->keep[i] = ask->claims[i].id;
+		/* One whose addresses change lets the old ones go now: two endpoints may have swapped theirs. */
+		if (same_addresses(core, ask->node, &ask->claims[i]))
+			keep->keep[keep->op.nkeep++] = ask->claims[i].id;
 		add_claim(core, works, ask, &ask->claims[i]);
 	}
 	keep->op.keep = (const char *const *)keep->keep;
-	keep->op.nkeep = ask->nclaims;
 }
 
 static void add_ask(struct cs_core *core, struct works *works, struct cs_ask *ask)
@@ -347,7 +365,11 @@ static void answer_claim(struct cs_core *core, struct work *work, struct cs_chan
 	}
 	claim->identity = op->identity;
 	if (op->created) {
-		struct known_identity *known = learn_identity(core, op->identity, op->labels, op->spiffe_id);
+		struct cs_store_identity identity = {.id = op->identity,
+			.labels = op->labels,
+			.spiffe_id = op->spiffe_id,
+			.incarnation = op->incarnation};
+		struct known_identity *known = learn_identity(core, &identity);
 		cs_changes_add_take(changes, cs_core_identity_record(known));
 		*new_identities = true;
 	}
@@ -385,7 +407,7 @@ static int commit(
 	struct cs_store_op **ops = cs_xcalloc(works->n, sizeof(*ops));
 	for (size_t i = 0; i < works->n; i++)
 		ops[i] = &works->items[i]->op;
-	int r = cs_store_commit(core->store, ops, works->n, revision, e);
+	int r = cs_store_commit(core->store, ops, works->n, cs_core_now_unix_ms(core), revision, e);
 	free(ops);
 	bool new_identities = false, changed = false;
 	for (size_t i = 0; i < works->n && r == 0; i++) {
@@ -483,10 +505,10 @@ struct opening {
 	struct cs_changes *changes;
 };
 
-static void load_identity(void *data, uint32_t id, const char *labels, const char *spiffe_id)
+static void load_identity(void *data, const struct cs_store_identity *identity)
 {
 	struct opening *o = data;
-	cs_changes_add_take(o->changes, cs_core_identity_record(learn_identity(o->core, id, labels, spiffe_id)));
+	cs_changes_add_take(o->changes, cs_core_identity_record(learn_identity(o->core, identity)));
 }
 
 static void load_node(void *data, const struct cs_store_node *node)
@@ -512,7 +534,8 @@ static int open_store(struct cs_core *core, uint64_t *ret_epoch, struct cs_chang
 {
 	struct cs_store_config config = {.path = core->config->store_path,
 		.trust_domain = core->config->trust_domain,
-		.spiffe_id_template = core->config->spiffe_id_template};
+		.spiffe_id_template = core->config->spiffe_id_template,
+		.quarantine_ms = core->config->quarantine_ms};
 	struct opening o = {.core = core, .changes = changes};
 	struct cs_store_visitor v = {
 		.identity = load_identity, .node = load_node, .claim = load_claim, .prefix = load_prefix, .data = &o};

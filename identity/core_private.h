@@ -12,6 +12,7 @@ struct known_identity {
 	char *text; /* canonical labels */
 	struct cs_labels labels;
 	char *spiffe_id;
+	uint64_t incarnation;
 	UT_hash_handle hh; /* by id */
 	UT_hash_handle hh_text;
 };
@@ -79,6 +80,7 @@ struct cs_core {
 	size_t ndepends;
 };
 
+int64_t cs_core_now_unix_ms(const struct cs_core *core);
 void cs_changes_add_take(struct cs_changes *changes, cs_record *record);
 
 /* core_policy.c */

@@ -57,7 +57,7 @@ static int check_addresses(
 
 int cs_endpoint_spec_check(const Countersign__V1__EndpointSpec *pb, struct cs_endpoint_spec *ret, struct cs_error *e)
 {
-	struct cs_endpoint_spec spec = {.dhcp = pb->dhcp};
+	struct cs_endpoint_spec spec = {.dhcp = pb->dhcp, .audit = pb->audit};
 	int r = check_id(pb->id, e);
 	if (r == 0)
 		r = check_interface(pb->interface, e);
@@ -89,7 +89,8 @@ void cs_endpoint_spec_fini(struct cs_endpoint_spec *spec)
 bool cs_endpoint_spec_equal(const struct cs_endpoint_spec *a, const struct cs_endpoint_spec *b)
 {
 	if (strcmp(a->id, b->id) != 0 || strcmp(a->labels_text, b->labels_text) != 0 ||
-		strcmp(a->interface, b->interface) != 0 || a->dhcp != b->dhcp || a->naddrs != b->naddrs)
+		strcmp(a->interface, b->interface) != 0 || a->dhcp != b->dhcp || a->audit != b->audit ||
+		a->naddrs != b->naddrs)
 		return false;
 	for (size_t i = 0; i < a->naddrs; i++)
 		if (!cs_ip_equal(&a->addrs[i], &b->addrs[i]))
@@ -120,6 +121,7 @@ Countersign__V1__EndpointSpec *cs_endpoint_spec_message(const struct cs_endpoint
 	m.n_addresses = spec->naddrs;
 	m.interface = (char *)spec->interface;
 	m.dhcp = spec->dhcp;
+	m.audit = spec->audit;
 	size_t n = countersign__v1__endpoint_spec__get_packed_size(&m);
 	uint8_t *bytes = cs_xcalloc(1, n);
 	countersign__v1__endpoint_spec__pack(&m, bytes);
@@ -159,6 +161,7 @@ void cs_endpoint_reset(struct cs_endpoint *ep, uint64_t incarnation, int64_t now
 		{COUNTERSIGN__V1__STEP__STEP_SVID_READY, CS_R_NO_LOCAL_SVID, "spire-adapter has not reported yet"},
 	};
 	ep->incarnation = incarnation;
+	ep->caught_up = 0;
 	cs_endpoint_set(ep, COUNTERSIGN__V1__STEP__STEP_REGISTERED, true, CS_R_NONE, NULL, now_unix_ms);
 	for (size_t i = 0; i < sizeof(unmet) / sizeof(unmet[0]); i++)
 		cs_endpoint_set(ep, unmet[i].step, false, unmet[i].reason, unmet[i].detail, now_unix_ms);

@@ -25,7 +25,7 @@ struct cs_endpoint_spec {
 	struct cs_ip addrs[2 * CS_FAMILY_ADDRS_MAX];
 	size_t naddrs;
 	char interface[CS_INTERFACE_MAX + 1];
-	bool dhcp;
+	bool dhcp, audit;
 };
 
 enum cs_claim_state {
@@ -43,6 +43,7 @@ struct cs_endpoint {
 	char *spiffe_id;   /* NULL: not known */
 	struct cs_condition conditions[CS_STEPS];
 	enum cs_claim_state claim;
+	uint32_t caught_up;     /* the identity whose reports it has */
 	enum cs_reason refused; /* CLAIM_REFUSED */
 	char refused_text[256];
 	int64_t retry_mono_ms, retry_after_ms;

@@ -79,7 +79,7 @@ int cs_link_find(const char *name, unsigned *ret_ifindex, struct cs_error *e)
 	struct nlmsghdr *header = (struct nlmsghdr *)buffer;
 	if (!NLMSG_OK(header, (unsigned)n) || header->nlmsg_type != RTM_NEWLINK)
 		return cs_error_reason(
-			e, -ENODEV, CS_R_INTERFACE_UNSUITABLE, "there is no interface '%s' on this node", name);
+			e, -ENODEV, CS_R_INTERFACE_MISSING, "there is no interface '%s' on this node", name);
 	struct ifinfomsg *info = NLMSG_DATA(header);
 	const char *kind = kind_of(header);
 	if (info->ifi_flags & IFF_LOOPBACK)

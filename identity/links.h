@@ -8,8 +8,8 @@
 
 struct cs_links;
 
-/* 0 and *ret_ifindex, or an error with interface-unsuitable: there is none of that name (-ENODEV), or it is of a kind
- * whose packets go round a tc program on the host side (-EOPNOTSUPP). Asks the kernel; does not block. */
+/* 0 and *ret_ifindex, or an error with a reason: there is none of that name (-ENODEV, interface-missing), or it is of a kind
+ * whose packets go round a tc program on the host side (-EOPNOTSUPP, interface-unsuitable). Asks the kernel; does not block. */
 CS_MUST_USE int cs_link_find(const char *name, unsigned *ret_ifindex, struct cs_error *e);
 
 /* fn is called from the loop after interfaces came, went or were renamed (several at once are one call). */

@@ -71,6 +71,7 @@ static void put_endpoint_record(struct cs_node *node, const struct cs_endpoint *
 	local.interface = (char *)ep->spec.interface;
 	local.ifindex = ep->ifindex;
 	local.dhcp = ep->spec.dhcp;
+	local.audit = ep->spec.audit;
 	local.incarnation = ep->incarnation;
 	m.node = (char *)node->options.name;
 	m.id = ep->spec.id;
@@ -116,6 +117,24 @@ static void why_not(
 	}
 }
 
+/* What was said about its identity before it had it. */
+static bool catch_up(struct cs_node *node, struct cs_endpoint *ep)
+{
+	struct said *said;
+	bool changed = false;
+	if (ep->identity == ep->caught_up)
+		return false;
+	ep->caught_up = ep->identity;
+	HASH_FIND(hh, node->said, &ep->identity, sizeof(ep->identity), said);
+	for (int i = 1; said && i < CS_STEPS; i++) {
+		const struct cs_condition *c = &said->conditions[i];
+		if (c->since_unix_ms != 0)
+			changed |= cs_endpoint_set(
+				ep, (Countersign__V1__Step)i, c->met, c->reason, c->detail, cs_node_unix_ms(node));
+	}
+	return changed;
+}
+
 void cs_node_refresh(struct cs_node *node, struct cs_endpoint *ep)
 {
 	const Countersign__V1__Identity *identity = ep->identity ? cs_dir_identity(node->dir, ep->identity) : NULL;
@@ -139,6 +158,10 @@ void cs_node_refresh(struct cs_node *node, struct cs_endpoint *ep)
 		snprintf(said, sizeof(said), "self-asserted");
 	changed |= cs_endpoint_set(ep, COUNTERSIGN__V1__STEP__STEP_PLACED, placement != NULL,
 		placement ? CS_R_NONE : reason, placement ? said : detail, now);
+	/* Nobody enforces an identity that is not known to be here (its row is zeroed: everything is dropped). */
+	if (!placement && ep->conditions[COUNTERSIGN__V1__STEP__STEP_ENFORCED].met)
+		changed |= cs_endpoint_set(ep, COUNTERSIGN__V1__STEP__STEP_ENFORCED, false, reason, detail, now);
+	changed |= catch_up(node, ep);
 	put_endpoint_record(node, ep, placement ? ep->identity : 0);
 	if (changed)
 		cs_node_changed(node, ep, false);
@@ -156,8 +179,8 @@ void cs_node_check_link(struct cs_node *node, struct cs_endpoint *ep)
 	ep->ifindex = ifindex;
 	cs_endpoint_reset(ep, cs_node_random(), cs_node_unix_ms(node));
 	if (r < 0) {
-		cs_endpoint_set(ep, COUNTERSIGN__V1__STEP__STEP_ENFORCED, false, CS_R_INTERFACE_UNSUITABLE, e.text,
-			cs_node_unix_ms(node));
+		cs_endpoint_set(
+			ep, COUNTERSIGN__V1__STEP__STEP_ENFORCED, false, e.reason, e.text, cs_node_unix_ms(node));
 		cs_warn("an endpoint's interface is gone", cs_str("endpoint", ep->spec.id), cs_err(&e));
 	}
 }
@@ -197,6 +220,12 @@ static void hear_of_own(struct cs_node *node, const cs_record *record)
 	node->reconcile_due = true;
 }
 
+static void mark_self(const struct cs_node *node, cs_record *record)
+{
+	if (cs_record_kind(record) == COUNTERSIGN__V1__KIND__KIND_NODE)
+		record->node->self = strcmp(record->node->name, node->options.name) == 0;
+}
+
 static void apply_incoming(struct cs_node *node, bool replace)
 {
 	if (replace)
@@ -212,6 +241,7 @@ static void apply_incoming(struct cs_node *node, bool replace)
 			cs_dir_del(node->dir, record);
 			cs_record_free(record);
 		} else {
+			mark_self(node, record);
 			put(node, record);
 		}
 	}
@@ -318,16 +348,37 @@ void cs_node_on_change(struct cs_node *node, void (*fn)(void *, const struct cs_
 	node->on_change_data = data;
 }
 
+static void remember(struct cs_node *node, uint32_t identity, Countersign__V1__Step step, bool met,
+	enum cs_reason reason, const char *detail)
+{
+	struct said *said;
+	HASH_FIND(hh, node->said, &identity, sizeof(identity), said);
+	if (!said && HASH_COUNT(node->said) > CS_IDENTITY_MAX)
+		return; /* more than there can be identities */
+	if (!said) {
+		said = cs_xcalloc(1, sizeof(*said));
+		said->identity = identity;
+		HASH_ADD(hh, node->said, identity, sizeof(identity), said);
+	}
+	struct cs_condition *c = &said->conditions[step];
+	*c = (struct cs_condition){.met = met, .reason = reason, .since_unix_ms = cs_node_unix_ms(node)};
+	cs_text_cut(c->detail, sizeof(c->detail), detail);
+}
+
 void cs_node_report(struct cs_node *node, const char *endpoint, uint32_t identity, uint64_t incarnation,
 	Countersign__V1__Step step, bool met, enum cs_reason reason, const char *detail)
 {
 	struct cs_endpoint *ep, *tmp;
+	if (!endpoint[0])
+		remember(node, identity, step, met, reason, detail);
 	HASH_ITER (hh, node->endpoints, ep, tmp) {
 		if (endpoint[0] ? strcmp(ep->spec.id, endpoint) != 0 || ep->incarnation != incarnation
-				: identity == 0 || ep->identity != identity)
+				: ep->identity != identity)
 			continue;
-		if (step == COUNTERSIGN__V1__STEP__STEP_ENFORCED && met && ep->ifindex == 0)
-			continue; /* said before it heard that the interface is gone */
+		/* Said before it heard that the interface or the placement is gone. */
+		bool closed = ep->ifindex == 0 || !ep->conditions[COUNTERSIGN__V1__STEP__STEP_PLACED].met;
+		if (step == COUNTERSIGN__V1__STEP__STEP_ENFORCED && met && closed)
+			continue;
 		if (cs_endpoint_set(ep, step, met, reason, detail, cs_node_unix_ms(node)))
 			cs_node_changed(node, ep, false);
 	}
@@ -398,6 +449,11 @@ void cs_node_free(struct cs_node *node)
 	HASH_ITER (hh, node->endpoints, ep, tmp) {
 		HASH_DEL(node->endpoints, ep);
 		cs_endpoint_free(ep);
+	}
+	struct said *said, *stmp;
+	HASH_ITER (hh, node->said, said, stmp) {
+		HASH_DEL(node->said, said);
+		free(said);
 	}
 	for (size_t i = 0; i < node->nincoming; i++)
 		cs_record_free(node->incoming[i]);

@@ -60,7 +60,7 @@ const char *cs_node_name(const struct cs_node *node);
 /* e is NULL when it is on disk. */
 typedef void cs_node_written(void *data, const struct cs_error *e);
 
-/* Takes the spec over, also on failure. -EEXIST with address-taken or interface-unsuitable: another endpoint has it.
+/* Takes the spec over, also on failure. -EEXIST with address-taken or interface-taken: another endpoint has it.
  * -ENODEV, -EOPNOTSUPP: the interface. -ENOBUFS: too many. The same spec again is done at once (*ret_same, and written is
  * not called). */
 CS_MUST_USE int cs_node_register_take(struct cs_node *node, struct cs_endpoint_spec *spec, bool *ret_same,
@@ -78,7 +78,8 @@ struct cs_endpoint *cs_node_endpoint(const struct cs_node *node, const char *id)
 void cs_node_each(const struct cs_node *node, void (*fn)(struct cs_endpoint *ep, void *data), void *data);
 size_t cs_node_endpoints(const struct cs_node *node);
 
-/* What authd or the adapter says. endpoint "": all of that identity. Reports about what is no longer so are dropped. */
+/* What authd or the adapter says. endpoint "": all of that identity, also those that come later. Reports about what is
+ * no longer so are dropped. */
 void cs_node_report(struct cs_node *node, const char *endpoint, uint32_t identity, uint64_t incarnation,
 	Countersign__V1__Step step, bool met, enum cs_reason reason, const char *detail);
 

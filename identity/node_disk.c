@@ -131,7 +131,7 @@ static int clash(const struct cs_endpoint_spec *a, const struct cs_endpoint_spec
 	if (strcmp(a->id, b->id) == 0)
 		return 0;
 	if (strcmp(a->interface, b->interface) == 0)
-		return cs_error_reason(e, -EEXIST, CS_R_INTERFACE_UNSUITABLE,
+		return cs_error_reason(e, -EEXIST, CS_R_INTERFACE_TAKEN,
 			"the interface %s belongs to endpoint '%s' already", a->interface, b->id);
 	for (size_t i = 0; i < a->naddrs; i++)
 		for (size_t k = 0; k < b->naddrs; k++)

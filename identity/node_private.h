@@ -15,12 +15,20 @@ struct disk_op {
 	void *data;
 };
 
+/* What was reported about an identity, for its endpoints that come later. */
+struct said {
+	uint32_t identity;
+	struct cs_condition conditions[CS_STEPS]; /* since_unix_ms 0: nothing */
+	UT_hash_handle hh;
+};
+
 struct cs_node {
 	struct cs_node_options options;
 	struct cs_link *link;
 	bool up; /* asks may be sent */
 	struct cs_directory *dir;
 	struct cs_endpoint *endpoints;
+	struct said *said;
 	struct cs_links *links;
 	void (*on_change)(void *data, const struct cs_endpoint *ep, bool gone);
 	void *on_change_data;

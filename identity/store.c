@@ -16,10 +16,10 @@ static const char *const sql[Q_COUNT] = {
 	[Q_ROLLBACK] = "ROLLBACK",
 	[Q_REVISION] = "SELECT epoch, revision, trust_domain FROM meta",
 	[Q_SET_REVISION] = "UPDATE meta SET revision = ?1",
-	[Q_IDENTITY_FIND] = "SELECT id, spiffe_id FROM identity WHERE labels = ?1",
+	[Q_IDENTITY_FIND] = "SELECT id, spiffe_id, incarnation FROM identity WHERE labels = ?1",
 	[Q_IDENTITY_NEXT] = "SELECT max(id) + 1 FROM identity",
 	[Q_SPIFFE_FIND] = "SELECT id FROM identity WHERE spiffe_id = ?1",
-	[Q_IDENTITY_ADD] = "INSERT INTO identity (id, labels, spiffe_id) VALUES (?1, ?2, ?3)",
+	[Q_IDENTITY_ADD] = "INSERT INTO identity (id, labels, spiffe_id, incarnation) VALUES (?1, ?2, ?3, ?4)",
 	[Q_CLAIM_FIND] = "SELECT identity FROM claim WHERE node = ?1 AND endpoint = ?2",
 	[Q_CLAIM_COUNT] = "SELECT count(*) FROM claim WHERE node = ?1",
 	[Q_CLAIM_PUT] = "INSERT INTO claim (node, endpoint, identity) VALUES (?1, ?2, ?3) "
@@ -30,6 +30,14 @@ static const char *const sql[Q_COUNT] = {
 	[Q_ADDRESS_OF_CLAIM] = "SELECT ip FROM claim_address WHERE node = ?1 AND endpoint = ?2 ORDER BY position",
 	[Q_ADDRESS_ADD] = "INSERT INTO claim_address (ip, node, endpoint, position) VALUES (?1, ?2, ?3, ?4)",
 	[Q_ADDRESS_DEL] = "DELETE FROM claim_address WHERE node = ?1 AND endpoint = ?2",
+	[Q_QUARANTINE_FIND] = "SELECT identity, node, endpoint, until_unix_ms FROM quarantine WHERE ip = ?1",
+	[Q_QUARANTINE_ADD] = "INSERT INTO quarantine (ip, identity, node, endpoint, until_unix_ms) "
+			     "SELECT a.ip, c.identity, a.node, a.endpoint, ?3 FROM claim_address a JOIN claim c "
+			     "USING (node, endpoint) WHERE a.node = ?1 AND a.endpoint = ?2 "
+			     "ON CONFLICT (ip) DO UPDATE SET identity = excluded.identity, node = excluded.node, "
+			     "endpoint = excluded.endpoint, until_unix_ms = excluded.until_unix_ms",
+	[Q_QUARANTINE_DEL] = "DELETE FROM quarantine WHERE ip = ?1",
+	[Q_QUARANTINE_OVER] = "DELETE FROM quarantine WHERE until_unix_ms <= ?1",
 	[Q_NODE_FIND] = "SELECT port, path FROM node WHERE name = ?1",
 	[Q_NODE_PUT] = "INSERT INTO node (name, port, path) VALUES (?1, ?2, ?3) "
 		       "ON CONFLICT (name) DO UPDATE SET port = excluded.port, path = excluded.path",
@@ -39,7 +47,7 @@ static const char *const sql[Q_COUNT] = {
 	[Q_NODE_ADDRESS_DEL] = "DELETE FROM node_address WHERE node = ?1",
 	[Q_PREFIX_FIND] = "SELECT number FROM prefix WHERE ip = ?1 AND bits = ?2",
 	[Q_PREFIX_ADD] = "INSERT INTO prefix (number, ip, bits) VALUES (?1, ?2, ?3)",
-	[Q_ALL_IDENTITIES] = "SELECT id, labels, spiffe_id FROM identity ORDER BY id",
+	[Q_ALL_IDENTITIES] = "SELECT id, labels, spiffe_id, incarnation FROM identity ORDER BY id",
 	[Q_ALL_NODES] = "SELECT name, port, path FROM node ORDER BY name",
 	[Q_ALL_CLAIMS] = "SELECT node, endpoint, identity FROM claim ORDER BY node, endpoint",
 	[Q_ALL_PREFIXES] = "SELECT number, ip, bits FROM prefix ORDER BY number",
@@ -50,7 +58,7 @@ static const char schema[] =
 	"CREATE TABLE meta (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL, revision INTEGER NOT NULL,"
 	" trust_domain TEXT NOT NULL) STRICT;"
 	"CREATE TABLE identity (id INTEGER PRIMARY KEY CHECK (id BETWEEN 256 AND 65535), labels TEXT NOT NULL UNIQUE,"
-	" spiffe_id TEXT NOT NULL UNIQUE) STRICT;"
+	" spiffe_id TEXT NOT NULL UNIQUE, incarnation INTEGER NOT NULL) STRICT;"
 	"CREATE TABLE node (name TEXT PRIMARY KEY, port INTEGER NOT NULL, path TEXT NOT NULL) STRICT, WITHOUT ROWID;"
 	"CREATE TABLE node_address (ip BLOB PRIMARY KEY, node TEXT NOT NULL REFERENCES node (name),"
 	" position INTEGER NOT NULL) STRICT, WITHOUT ROWID;"
@@ -62,6 +70,10 @@ static const char schema[] =
 	" position INTEGER NOT NULL, FOREIGN KEY (node, endpoint) REFERENCES claim (node, endpoint)) STRICT, WITHOUT "
 	"ROWID;"
 	"CREATE INDEX claim_address_claim ON claim_address (node, endpoint);"
+	"CREATE TABLE quarantine (ip BLOB PRIMARY KEY, identity INTEGER NOT NULL, node TEXT NOT NULL, endpoint TEXT "
+	"NOT NULL,"
+	" until_unix_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID;"
+	"CREATE INDEX quarantine_until ON quarantine (until_unix_ms);"
 	"CREATE TABLE prefix (number INTEGER PRIMARY KEY CHECK (number BETWEEN 1 AND 16777215), ip BLOB NOT NULL,"
 	" bits INTEGER NOT NULL, UNIQUE (ip, bits)) STRICT;";
 
@@ -146,15 +158,24 @@ static int take_lock(struct cs_store *s, struct cs_error *e)
 	return 0;
 }
 
+int cs_store_random(int64_t *ret, struct cs_error *e)
+{
+	uint64_t n = 0;
+	while ((n & INT64_MAX) == 0)
+		if (getrandom(&n, sizeof(n), 0) != sizeof(n))
+			return cs_error_errno(e, -errno, "cannot get random bytes");
+	*ret = (int64_t)(n & INT64_MAX);
+	return 0;
+}
+
 static int make_schema(struct cs_store *s, struct cs_error *e)
 {
-	uint64_t epoch = 0;
-	while ((epoch & INT64_MAX) == 0)
-		if (getrandom(&epoch, sizeof(epoch), 0) != sizeof(epoch))
-			return cs_error_errno(e, -errno, "cannot get random bytes");
+	int64_t epoch;
+	if (cs_store_random(&epoch, e) < 0)
+		return e->code;
 	char *text = sqlite3_mprintf("BEGIN IMMEDIATE; %s INSERT INTO meta VALUES (1, %lld, 1, %Q);"
 				     "PRAGMA application_id = 1129531215; PRAGMA user_version = %d; COMMIT",
-		schema, (long long)(epoch & INT64_MAX), s->trust_domain, CS_STORE_SCHEMA);
+		schema, (long long)epoch, s->trust_domain, CS_STORE_SCHEMA);
 	int r = sqlite3_exec(s->db, text, NULL, NULL, NULL) == SQLITE_OK ? 0 : cs_db_error(s, "make the tables", e);
 	sqlite3_free(text);
 	return r;
@@ -234,6 +255,7 @@ int cs_store_open(const struct cs_store_config *config, struct cs_store **ret, s
 	s->path = cs_xstrdup(config->path);
 	s->trust_domain = cs_xstrdup(config->trust_domain);
 	s->spiffe_id_template = cs_xstrdup(config->spiffe_id_template);
+	s->quarantine_ms = config->quarantine_ms;
 	int r = cs_spiffe_template_check(s->spiffe_id_template, s->trust_domain, e);
 	if (r == 0)
 		r = take_lock(s, e);
@@ -361,8 +383,13 @@ int cs_store_load(struct cs_store *s, const struct cs_store_visitor *v, uint64_t
 {
 	sqlite3_stmt *q = cs_db_query(s, Q_ALL_IDENTITIES);
 	int r;
-	while ((r = cs_db_row(s, q, "read the identities", e)) == 1)
-		v->identity(v->data, (uint32_t)sqlite3_column_int64(q, 0), cs_db_text(q, 1), cs_db_text(q, 2));
+	while ((r = cs_db_row(s, q, "read the identities", e)) == 1) {
+		struct cs_store_identity identity = {.id = (uint32_t)sqlite3_column_int64(q, 0),
+			.labels = cs_db_text(q, 1),
+			.spiffe_id = cs_db_text(q, 2),
+			.incarnation = (uint64_t)sqlite3_column_int64(q, 3)};
+		v->identity(v->data, &identity);
+	}
 	if (r == 0)
 		r = load_nodes(s, v, e);
 	if (r == 0)
@@ -402,20 +429,31 @@ static void forget_answer(struct cs_store_op *op)
 	op->error = (struct cs_error){0};
 	op->changed = op->created = false;
 	op->identity = 0;
+	op->incarnation = 0;
 }
 
-int cs_store_commit(
-	struct cs_store *s, struct cs_store_op *const *ops, size_t n, uint64_t *ret_revision, struct cs_error *e)
+static int end_quarantines(struct cs_store *s, struct cs_error *e)
+{
+	sqlite3_stmt *q = cs_db_query(s, Q_QUARANTINE_OVER);
+	sqlite3_bind_int64(q, 1, s->now_unix_ms);
+	return cs_db_run(s, q, "end quarantines", e);
+}
+
+int cs_store_commit(struct cs_store *s, struct cs_store_op *const *ops, size_t n, int64_t now_unix_ms,
+	uint64_t *ret_revision, struct cs_error *e)
 {
 	bool changed = false;
 	int r = cs_db_run(s, cs_db_query(s, Q_BEGIN), "begin", e);
 	if (r < 0)
 		return r;
+	s->now_unix_ms = now_unix_ms;
 	for (size_t i = 0; i < n && r == 0; i++) {
 		forget_answer(ops[i]);
 		r = cs_store_apply(s, ops[i], e);
 		changed |= ops[i]->changed;
 	}
+	if (r == 0 && changed)
+		r = end_quarantines(s, e);
 	if (r == 0 && changed) {
 		sqlite3_stmt *q = cs_db_query(s, Q_SET_REVISION);
 		sqlite3_bind_int64(q, 1, (sqlite3_int64)(s->revision + 1));

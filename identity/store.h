@@ -22,6 +22,9 @@ struct cs_store_config {
 	const char *path;               /* the file; PATH-wal lies beside it */
 	const char *trust_domain;       /* a store belongs to one */
 	const char *spiffe_id_template; /* with {id}; checked by cs_spiffe_template_check */
+	/* For how long an address that was let go is not given to another identity's endpoint. Longer than those who hear
+	 * nothing go on believing what they knew (directory.max_stale of authd). 0: not at all. */
+	int64_t quarantine_ms;
 };
 
 /* Makes the store if there is none. Refuses one of another trust domain or of a newer schema, and one that another
@@ -45,9 +48,15 @@ struct cs_store_claim {
 	struct cs_ip addrs[2 * CS_FAMILY_ADDRS_MAX];
 	size_t naddrs;
 };
+struct cs_store_identity {
+	uint32_t id;
+	const char *labels; /* canonical text */
+	const char *spiffe_id;
+	uint64_t incarnation; /* random, given at allocation */
+};
 /* Everything that is in the store; what is passed is borrowed for the call. Identities come before claims. */
 struct cs_store_visitor {
-	void (*identity)(void *data, uint32_t id, const char *labels, const char *spiffe_id);
+	void (*identity)(void *data, const struct cs_store_identity *identity);
 	void (*node)(void *data, const struct cs_store_node *node);
 	void (*claim)(void *data, const struct cs_store_claim *claim);
 	void (*prefix)(void *data, const struct cs_prefix_identity *prefix);
@@ -79,17 +88,18 @@ struct cs_store_op {
 	struct cs_error error;
 	bool changed;
 	uint32_t identity; /* CLAIM */
-	bool created;      /* ... just now */
-	char *spiffe_id;   /* CLAIM */
-	char **released;   /* KEEP, RELEASE: endpoints that are gone */
+	uint64_t incarnation;
+	bool created;    /* ... just now */
+	char *spiffe_id; /* CLAIM */
+	char **released; /* KEEP, RELEASE: endpoints that are gone */
 	size_t nreleased;
 };
 void cs_store_op_fini(struct cs_store_op *op); /* the answer only */
 
 /* One transaction, durable on return, one revision if anything changed. An error (-ENOSPC: the disk is full) means that
  * none of the batch happened. *ret_revision: the current revision. */
-CS_MUST_USE int cs_store_commit(
-	struct cs_store *store, struct cs_store_op *const *ops, size_t n, uint64_t *ret_revision, struct cs_error *e);
+CS_MUST_USE int cs_store_commit(struct cs_store *store, struct cs_store_op *const *ops, size_t n, int64_t now_unix_ms,
+	uint64_t *ret_revision, struct cs_error *e);
 
 /* The identity of a label set, or 0. Blocks for a moment (an indexed read); for tests and tools. */
 CS_MUST_USE int cs_store_find(struct cs_store *store, const char *labels, uint32_t *ret, struct cs_error *e);

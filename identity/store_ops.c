@@ -23,6 +23,9 @@ static int refuse(struct cs_store_op *op, int code, enum cs_reason reason, const
 
 static int allocate(struct cs_store *s, struct cs_store_op *op, struct cs_error *e)
 {
+	int64_t incarnation;
+	if (cs_store_random(&incarnation, e) < 0)
+		return e->code;
 	sqlite3_stmt *q = cs_db_query(s, Q_IDENTITY_NEXT);
 	int r = cs_db_row(s, q, "look for a free identity", e);
 	if (r < 0)
@@ -52,7 +55,9 @@ static int allocate(struct cs_store *s, struct cs_store_op *op, struct cs_error 
 	sqlite3_bind_int64(q, 1, next);
 	cs_db_bind_text(q, 2, op->labels);
 	cs_db_bind_text(q, 3, op->spiffe_id);
+	sqlite3_bind_int64(q, 4, incarnation);
 	op->identity = (uint32_t)next;
+	op->incarnation = (uint64_t)incarnation;
 	op->created = op->changed = true;
 	return cs_db_run(s, q, "store an identity", e);
 }
@@ -65,6 +70,7 @@ static int find_or_allocate(struct cs_store *s, struct cs_store_op *op, struct c
 	if (r == 1) {
 		op->identity = (uint32_t)sqlite3_column_int64(q, 0);
 		op->spiffe_id = cs_xstrdup(cs_db_text(q, 1));
+		op->incarnation = (uint64_t)sqlite3_column_int64(q, 2);
 	}
 	sqlite3_reset(q);
 	return r == 0 ? allocate(s, op, e) : r < 0 ? r : 0;
@@ -88,6 +94,52 @@ static int check_addresses(struct cs_store *s, struct cs_store_op *op, struct cs
 		sqlite3_reset(q);
 	}
 	return 0;
+}
+
+/* Refuses an address that was another identity's a moment ago: who has not heard that it was let go would take the one
+ * for the other. The same endpoint with other labels is still the same workload. */
+static int check_quarantine(struct cs_store *s, struct cs_store_op *op, struct cs_error *e)
+{
+	const struct cs_store_claim *claim = &op->claim;
+	uint32_t identity;
+	int r = s->quarantine_ms > 0 ? cs_store_find(s, op->labels, &identity, e) : 0;
+	for (size_t i = 0; s->quarantine_ms > 0 && i < claim->naddrs && r == 0 && op->result == 0; i++) {
+		sqlite3_stmt *q = cs_db_query(s, Q_QUARANTINE_FIND);
+		cs_db_bind_addr(q, 1, &claim->addrs[i]);
+		r = cs_db_row(s, q, "look for a quarantine", e);
+		char text[CS_IP_TEXT];
+		long long left_ms = r == 1 ? sqlite3_column_int64(q, 3) - s->now_unix_ms : 0;
+		bool same = r == 1 && strcmp(cs_db_text(q, 1), claim->node) == 0 &&
+			    strcmp(cs_db_text(q, 2), claim->endpoint) == 0;
+		/* A clock that was set back must not lock an address up for ever. */
+		if (left_ms > 0 && left_ms <= s->quarantine_ms && !same &&
+			(uint32_t)sqlite3_column_int64(q, 0) != identity)
+			refuse(op, -EBUSY, CS_R_ADDRESS_IN_QUARANTINE,
+				"%s was identity %lld's until a moment ago; it can be another's in %lld s "
+				"(address.quarantine)",
+				cs_ip_text(&claim->addrs[i], text), (long long)sqlite3_column_int64(q, 0),
+				(left_ms + 999) / 1000);
+		r = r < 0 ? r : 0;
+		sqlite3_reset(q);
+	}
+	return r;
+}
+
+/* Its addresses are nobody's from here on. */
+static int let_go(struct cs_store *s, const char *node, const char *endpoint, struct cs_error *e)
+{
+	int r = 0;
+	if (s->quarantine_ms > 0) {
+		sqlite3_stmt *q = cs_db_query(s, Q_QUARANTINE_ADD);
+		cs_db_bind_text(q, 1, node);
+		cs_db_bind_text(q, 2, endpoint);
+		sqlite3_bind_int64(q, 3, s->now_unix_ms + s->quarantine_ms);
+		r = cs_db_run(s, q, "begin a quarantine", e);
+	}
+	sqlite3_stmt *q = cs_db_query(s, Q_ADDRESS_DEL);
+	cs_db_bind_text(q, 1, node);
+	cs_db_bind_text(q, 2, endpoint);
+	return r == 0 ? cs_db_run(s, q, "let addresses go", e) : r;
 }
 
 /* 1: the claim is there as it is asked for, 0: it is not. */
@@ -140,23 +192,24 @@ static int write_claim(struct cs_store *s, struct cs_store_op *op, struct cs_err
 {
 	const struct cs_store_claim *claim = &op->claim;
 	op->changed = true;
-	sqlite3_stmt *q = cs_db_query(s, Q_ADDRESS_DEL);
-	cs_db_bind_text(q, 1, claim->node);
-	cs_db_bind_text(q, 2, claim->endpoint);
-	int r = cs_db_run(s, q, "replace addresses", e);
-	q = cs_db_query(s, Q_CLAIM_PUT);
+	int r = let_go(s, claim->node, claim->endpoint, e);
+	sqlite3_stmt *q = cs_db_query(s, Q_CLAIM_PUT);
 	cs_db_bind_text(q, 1, claim->node);
 	cs_db_bind_text(q, 2, claim->endpoint);
 	sqlite3_bind_int64(q, 3, op->identity);
 	if (r == 0)
 		r = cs_db_run(s, q, "store a claim", e);
 	for (size_t i = 0; r == 0 && i < claim->naddrs; i++) {
+		q = cs_db_query(s, Q_QUARANTINE_DEL);
+		cs_db_bind_addr(q, 1, &claim->addrs[i]);
+		r = cs_db_run(s, q, "end a quarantine", e);
 		q = cs_db_query(s, Q_ADDRESS_ADD);
 		cs_db_bind_addr(q, 1, &claim->addrs[i]);
 		cs_db_bind_text(q, 2, claim->node);
 		cs_db_bind_text(q, 3, claim->endpoint);
 		sqlite3_bind_int64(q, 4, (sqlite3_int64)i);
-		r = cs_db_run(s, q, "store an address", e);
+		if (r == 0)
+			r = cs_db_run(s, q, "store an address", e);
 	}
 	return r;
 }
@@ -164,6 +217,8 @@ static int write_claim(struct cs_store *s, struct cs_store_op *op, struct cs_err
 static int do_claim(struct cs_store *s, struct cs_store_op *op, struct cs_error *e)
 {
 	int r = check_addresses(s, op, e);
+	if (r == 0 && op->result == 0)
+		r = check_quarantine(s, op, e);
 	if (r == 0 && op->result == 0)
 		r = check_room(s, op, e);
 	/* Refusals come first: from here on something may have been written. */
@@ -177,11 +232,8 @@ static int do_claim(struct cs_store *s, struct cs_store_op *op, struct cs_error 
 
 static int delete_claim(struct cs_store *s, struct cs_store_op *op, const char *endpoint, struct cs_error *e)
 {
-	sqlite3_stmt *q = cs_db_query(s, Q_ADDRESS_DEL);
-	cs_db_bind_text(q, 1, op->claim.node);
-	cs_db_bind_text(q, 2, endpoint);
-	int r = cs_db_run(s, q, "free addresses", e);
-	q = cs_db_query(s, Q_CLAIM_DEL);
+	int r = let_go(s, op->claim.node, endpoint, e);
+	sqlite3_stmt *q = cs_db_query(s, Q_CLAIM_DEL);
 	cs_db_bind_text(q, 1, op->claim.node);
 	cs_db_bind_text(q, 2, endpoint);
 	if (r == 0)

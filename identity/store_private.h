@@ -25,6 +25,10 @@ enum statement {
 	Q_ADDRESS_OF_CLAIM,
 	Q_ADDRESS_ADD,
 	Q_ADDRESS_DEL,
+	Q_QUARANTINE_FIND,
+	Q_QUARANTINE_ADD,
+	Q_QUARANTINE_DEL,
+	Q_QUARANTINE_OVER,
 	Q_NODE_FIND,
 	Q_NODE_PUT,
 	Q_NODE_ADDRESS_FIND,
@@ -46,6 +50,7 @@ struct cs_store {
 	int lock;
 	char *path, *trust_domain, *spiffe_id_template;
 	uint64_t epoch, revision;
+	int64_t quarantine_ms, now_unix_ms;
 };
 
 int cs_db_error(struct cs_store *s, const char *what, struct cs_error *e);
@@ -58,6 +63,7 @@ int cs_db_run(struct cs_store *s, sqlite3_stmt *q, const char *what, struct cs_e
 int cs_db_row(struct cs_store *s, sqlite3_stmt *q, const char *what, struct cs_error *e);
 const char *cs_db_text(sqlite3_stmt *q, int i);
 void cs_db_addr(sqlite3_stmt *q, int i, struct cs_ip *ret);
+CS_MUST_USE int cs_store_random(int64_t *ret, struct cs_error *e); /* positive */
 char *cs_spiffe_template_fill(const char *template, uint32_t id);
 /* One operation inside the transaction: 0 (done, or refused in op->result), or < 0: give the whole batch up. */
 int cs_store_apply(struct cs_store *s, struct cs_store_op *op, struct cs_error *e);

@@ -22,6 +22,8 @@
 
 static char dir[] = "/tmp/countersign-store-XXXXXX", path[128];
 
+static int64_t now_unix_ms = 1800000000000, quarantine_ms;
+
 static void remove_files(void)
 {
 	static const char *const suffixes[] = {"", "-wal", "-shm", ".lock"};
@@ -41,7 +43,10 @@ static int setup(void **state)
 
 static struct cs_store *open_store(void)
 {
-	struct cs_store_config config = {.path = path, .trust_domain = "example.org", .spiffe_id_template = TEMPLATE};
+	struct cs_store_config config = {.path = path,
+		.trust_domain = "example.org",
+		.spiffe_id_template = TEMPLATE,
+		.quarantine_ms = quarantine_ms};
 	struct cs_store *s = NULL;
 	struct cs_error e = {0};
 	if (cs_store_open(&config, &s, &e) < 0)
@@ -68,7 +73,7 @@ static int commit(struct cs_store *s, struct cs_store_op *op, uint64_t *revision
 	struct cs_error e;
 	uint64_t ignored;
 	struct cs_store_op *ops[] = {op};
-	return cs_store_commit(s, ops, 1, revision ? revision : &ignored, &e);
+	return cs_store_commit(s, ops, 1, now_unix_ms, revision ? revision : &ignored, &e);
 }
 
 static uint32_t claim_now(struct cs_store *s, const char *node, const char *endpoint, const char *labels, uint32_t ip)
@@ -82,14 +87,17 @@ static uint32_t claim_now(struct cs_store *s, const char *node, const char *endp
 
 struct loaded {
 	unsigned identities, nodes, claims, prefixes;
+	uint64_t incarnations;
 	char text[4096];
 };
-static void on_identity(void *data, uint32_t id, const char *labels, const char *spiffe_id)
+static void on_identity(void *data, const struct cs_store_identity *identity)
 {
 	struct loaded *l = data;
 	l->identities++;
+	l->incarnations ^= identity->incarnation;
+	assert_true(identity->incarnation != 0);
 	size_t n = strlen(l->text);
-	snprintf(l->text + n, sizeof(l->text) - n, "%u %s %s\n", id, labels, spiffe_id);
+	snprintf(l->text + n, sizeof(l->text) - n, "%u %s %s\n", identity->id, identity->labels, identity->spiffe_id);
 }
 static void on_node(void *data, const struct cs_store_node *node)
 {
@@ -152,12 +160,17 @@ static void test_reopen(void **state)
 
 	s = open_store();
 	assert_int_equal(load(s, &l, &again), 6);
+	uint64_t incarnations = l.incarnations;
 	assert_true(epoch == again);
 	assert_string_equal(l.text, "256 k8s:app=a; spiffe://example.org/identity/256\n"
 				    "257 k8s:app=b; spiffe://example.org/identity/257\n"
 				    "node n1 1 4250 unknown\n"
 				    "claim n1 a 256 10.0.0.100\nclaim n1 b 257 10.0.0.101\nclaim n2 a 256 10.0.0.102\n"
 				    "prefix 16777217 /8 v4\n");
+	cs_store_close(s);
+	s = open_store();
+	load(s, &l, &again);
+	assert_true(l.incarnations == incarnations);
 	cs_store_close(s);
 }
 
@@ -199,7 +212,7 @@ static void test_refusals_leave_the_others(void **state)
 	struct cs_store_op *ops[] = {&first, &taken, &third};
 	struct cs_error e;
 	uint64_t revision;
-	assert_int_equal(cs_store_commit(s, ops, 3, &revision, &e), 0);
+	assert_int_equal(cs_store_commit(s, ops, 3, now_unix_ms, &revision, &e), 0);
 	assert_int_equal(first.result, 0);
 	assert_int_equal(third.result, 0);
 	assert_int_equal(taken.error.reason, CS_R_ADDRESS_TAKEN);
@@ -247,6 +260,50 @@ static void test_release_and_keep(void **state)
 	assert_int_equal(l.identities, 3); /* identities stay */
 	assert_int_equal(claim_now(s, "n3", "x", "k8s:app=b;", 1), 257);
 	cs_store_close(s);
+}
+
+static enum cs_reason try_claim(
+	struct cs_store *s, const char *node, const char *endpoint, const char *labels, uint32_t ip)
+{
+	struct cs_store_op op = claim(node, endpoint, labels, ip);
+	assert_int_equal(commit(s, &op, NULL), 0);
+	cs_store_op_fini(&op);
+	return op.result < 0 ? op.error.reason : CS_R_NONE;
+}
+
+static void test_quarantine(void **state)
+{
+	(void)state;
+	quarantine_ms = 75000;
+	struct cs_store *s = open_store();
+	claim_now(s, "n1", "a", "k8s:app=a;", 1);
+	struct cs_store_op op = {.kind = CS_STORE_RELEASE, .claim = {.node = "n1", .endpoint = "a"}};
+	assert_int_equal(commit(s, &op, NULL), 0);
+	cs_store_op_fini(&op);
+	assert_int_equal(try_claim(s, "n1", "b", "k8s:app=b;", 1), CS_R_ADDRESS_IN_QUARANTINE);
+	cs_store_close(s); /* it outlives the process */
+	s = open_store();
+	now_unix_ms += 74999;
+	assert_int_equal(try_claim(s, "n1", "b", "k8s:app=b;", 1), CS_R_ADDRESS_IN_QUARANTINE);
+	assert_int_equal(try_claim(s, "n1", "b", "k8s:app=b;", 2), CS_R_NONE);
+	/* The same identity may have it at once. */
+	assert_int_equal(try_claim(s, "n2", "c", "k8s:app=a;", 1), CS_R_NONE);
+	op.claim.node = "n2";
+	op.claim.endpoint = "c";
+	assert_int_equal(commit(s, &op, NULL), 0);
+	cs_store_op_fini(&op);
+	now_unix_ms += 75000;
+	assert_int_equal(try_claim(s, "n1", "b", "k8s:app=b;", 1), CS_R_NONE);
+	/* Other labels for the same endpoint: the address stays with the workload. */
+	assert_int_equal(try_claim(s, "n1", "b", "k8s:app=c;", 1), CS_R_NONE);
+	/* An address that the endpoint gave up is not another's. */
+	assert_int_equal(try_claim(s, "n1", "b", "k8s:app=c;", 5), CS_R_NONE);
+	assert_int_equal(try_claim(s, "n1", "d", "k8s:app=d;", 1), CS_R_ADDRESS_IN_QUARANTINE);
+	/* A clock that was set back by far does not lock it up. */
+	now_unix_ms -= 1000000;
+	assert_int_equal(try_claim(s, "n1", "d", "k8s:app=d;", 1), CS_R_NONE);
+	cs_store_close(s);
+	quarantine_ms = 0;
 }
 
 static void refused_open(const char *trust_domain, const char *template, int code, const char *text)
@@ -325,7 +382,7 @@ static void test_exhausted(void **state)
 		}
 		struct cs_error e;
 		uint64_t revision;
-		assert_int_equal(cs_store_commit(s, refs, N, &revision, &e), 0);
+		assert_int_equal(cs_store_commit(s, refs, N, now_unix_ms, &revision, &e), 0);
 		for (uint32_t i = 0; i < N; i++) {
 			made += ops[i].result == 0;
 			if (ops[i].result < 0)
@@ -356,7 +413,7 @@ static void test_node_bound(void **state)
 	}
 	ops[CS_NODE_ENDPOINTS_MAX].labels = "k8s:other=1;";
 	uint64_t revision;
-	assert_int_equal(cs_store_commit(s, refs, CS_NODE_ENDPOINTS_MAX + 1, &revision, &e), 0);
+	assert_int_equal(cs_store_commit(s, refs, CS_NODE_ENDPOINTS_MAX + 1, now_unix_ms, &revision, &e), 0);
 	assert_int_equal(ops[CS_NODE_ENDPOINTS_MAX - 1].result, 0);
 	assert_int_equal(ops[CS_NODE_ENDPOINTS_MAX].error.reason, CS_R_TOO_MANY);
 	uint32_t id;
@@ -443,7 +500,7 @@ static void disk_full_child(void)
 		snprintf(labels, sizeof(labels), "k8s:n=%d;", i);
 		struct cs_store_op op = claim("n1", labels, labels, (uint32_t)i), *ops[] = {&op};
 		uint64_t revision;
-		r = cs_store_commit(s, ops, 1, &revision, &e);
+		r = cs_store_commit(s, ops, 1, now_unix_ms, &revision, &e);
 		if (r == 0)
 			last = i;
 		else if (op.identity != 0 || op.changed)
@@ -550,6 +607,7 @@ int main(void)
 		cmocka_unit_test_setup(test_what_is_there_is_no_revision, setup),
 		cmocka_unit_test_setup(test_refusals_leave_the_others, setup),
 		cmocka_unit_test_setup(test_release_and_keep, setup),
+		cmocka_unit_test_setup(test_quarantine, setup),
 		cmocka_unit_test_setup(test_refused_stores, setup),
 		cmocka_unit_test_setup(test_spiffe_ids_are_unique, setup),
 		cmocka_unit_test_setup(test_exhausted, setup),
