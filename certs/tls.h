@@ -44,5 +44,7 @@ void cs_tls_free(struct cs_tls *tls); /* after every connection of it is gone; N
 const struct cs_grpc_tls *cs_tls_grpc(const struct cs_tls *tls);
 /* When the own certificate (or an authority above it) ends. */
 int64_t cs_tls_not_after_unix_s(const struct cs_tls *tls);
+/* What peers call this side: the node's name, or identityd's SPIFFE ID. */
+const char *cs_tls_own_name(const struct cs_tls *tls);
 
 #endif

@@ -18,6 +18,7 @@ struct cs_tls {
 	struct cs_verifier *verifier;
 	const struct cs_clock *clock;
 	int64_t not_after_unix_s;
+	char own_name[CS_GRPC_PEER_NAME];
 	struct cs_grpc_tls hooks;
 };
 
@@ -184,7 +185,7 @@ static int own_domain(X509 *leaf, char ret[static CS_TRUST_DOMAIN_MAX + 1], stru
 
 static int load(struct cs_tls *tls, const struct cs_tls_files *files, struct cs_error *e)
 {
-	char domain[CS_TRUST_DOMAIN_MAX + 1], name[CS_GRPC_PEER_NAME];
+	char domain[CS_TRUST_DOMAIN_MAX + 1];
 	STACK_OF(X509) *chain = NULL;
 	int r;
 	SSL_CTX_set_default_passwd_cb(tls->ctx, no_password);
@@ -201,7 +202,8 @@ static int load(struct cs_tls *tls, const struct cs_tls_files *files, struct cs_
 		cs_error_prefix(e, "certificate chain %s", files->chain);
 	if (r == 0)
 		r = load_bundle(tls, files->bundle, domain, e);
-	if (r == 0 && (r = judge(tls, chain, tls->role, name, sizeof(name), &tls->not_after_unix_s, e)) < 0)
+	if (r == 0 &&
+		(r = judge(tls, chain, tls->role, tls->own_name, sizeof(tls->own_name), &tls->not_after_unix_s, e)) < 0)
 		cs_error_prefix(e, "certificate chain %s", files->chain);
 	sk_X509_pop_free(chain, X509_free);
 	return r;
@@ -252,4 +254,9 @@ const struct cs_grpc_tls *cs_tls_grpc(const struct cs_tls *tls)
 int64_t cs_tls_not_after_unix_s(const struct cs_tls *tls)
 {
 	return tls->not_after_unix_s;
+}
+
+const char *cs_tls_own_name(const struct cs_tls *tls)
+{
+	return tls->own_name;
 }
