@@ -8,7 +8,7 @@
 #include "instance.h"
 #include "settings.h"
 
-enum common { INSTANCE, OUTPUT, TIMEOUT, HELP };
+enum common { INSTANCE, OUTPUT, TIMEOUT, VERSION, HELP };
 
 static const struct cs_option common[] = {
 	[INSTANCE] = {.name = "instance",
@@ -16,6 +16,7 @@ static const struct cs_option common[] = {
 		.help = "The node whose daemons are asked; default " CS_INSTANCE_DEFAULT},
 	[OUTPUT] = {.name = "output", .letter = 'o', .arg = "FORM", .help = "table (default) or json"},
 	[TIMEOUT] = {.name = "timeout", .arg = "TIME", .help = "How long to wait for an answer, like 5s"},
+	[VERSION] = {.name = "version", .help = "Print the version, and end"},
 	[HELP] = {.name = "help", .letter = 'h', .help = "Print this, and end"},
 };
 #define NCOMMON (sizeof(common) / sizeof(common[0]))
@@ -55,16 +56,16 @@ int cs_cli_number(const struct cs_cli *cli, const char *option, uint32_t max, ui
 
 /* ---- parsing ---- */
 
-/* How many words of argv the name has, if they are its beginning; else 0. */
+/* How many words the name has, if argv begins with them; else 0. */
 static int words_matching(const struct cs_command *c, int argc, char **argv)
 {
 	const char *p = c->name;
-	for (int i = 1; i < argc; i++) {
+	for (int i = 0; i < argc; i++) {
 		size_t len = strcspn(p, " ");
 		if (strlen(argv[i]) != len || strncmp(argv[i], p, len) != 0)
 			return 0;
 		if (!p[len])
-			return i;
+			return i + 1;
 		p += len + 1;
 	}
 	return 0;
@@ -79,39 +80,30 @@ static bool is_group(const char *word)
 	return false;
 }
 
+/* argv begins where the command should. */
 static int no_command(int argc, char **argv, struct cs_error *e)
 {
 	const char *names[64] = {0};
 	char typed[128];
-	if (argc < 2) {
-		cs_error_set(e, -EINVAL, "a command is missing; see countersign --help");
-		return CS_USAGE;
-	}
 	for (size_t i = 0; cs_commands[i] && i < 63; i++)
 		names[i] = cs_commands[i]->name;
-	bool group = is_group(argv[1]);
-	if (group && (argc < 3 || argv[2][0] == '-')) {
-		cs_error_set(e, -EINVAL, "'%s' needs one more word; see countersign --help", argv[1]);
-		return CS_USAGE;
-	}
-	snprintf(typed, sizeof(typed), "%s%s%s", argv[1], group ? " " : "", group ? argv[2] : "");
+	bool group = is_group(argv[0]);
+	if (group && (argc < 2 || argv[1][0] == '-'))
+		return cs_error_set(e, -EINVAL, "'%s' needs one more word; see countersign --help", argv[0]);
+	snprintf(typed, sizeof(typed), "%s%s%s", argv[0], group ? " " : "", group ? argv[1] : "");
 	const char *near = cs_nearest(typed, names);
 	if (near)
-		cs_error_set(e, -EINVAL, "there is no command '%s'; did you mean '%s'?", typed, near);
-	else
-		cs_error_set(e, -EINVAL, "there is no command '%s'; see countersign --help", typed);
-	return CS_USAGE;
+		return cs_error_set(e, -EINVAL, "there is no command '%s'; did you mean '%s'?", typed, near);
+	return cs_error_set(e, -EINVAL, "there is no command '%s'; see countersign --help", typed);
 }
 
-static int take_common(struct cs_cli *cli, enum common which, const char *value, bool *ret_help, struct cs_error *e)
+static int take_common(struct cs_cli *cli, enum common which, const char *value, struct cs_error *e)
 {
 	switch (which) {
 	case INSTANCE:
 		cli->instance = value;
 		break;
 	case OUTPUT:
-		if (cli->command->plain)
-			return cs_error_set(e, -EINVAL, "'%s' has no --output", cli->command->name);
 		if (strcmp(value, "json") != 0 && strcmp(value, "table") != 0)
 			return cs_error_set(e, -EINVAL, "--output %s: write table or json", value);
 		cli->json = value[0] == 'j';
@@ -122,8 +114,11 @@ static int take_common(struct cs_cli *cli, enum common which, const char *value,
 		if (cli->timeout_ms < 1)
 			return cs_error_set(e, -EINVAL, "--timeout %s: at least 1ms", value);
 		break;
+	case VERSION:
+		cli->version = true;
+		break;
 	case HELP:
-		*ret_help = true;
+		cli->help = true;
 		break;
 	}
 	return 0;
@@ -143,6 +138,8 @@ static int take_own(struct cs_cli *cli, const struct cs_option *option, const ch
 static int check(const struct cs_cli *cli, struct cs_error *e)
 {
 	const struct cs_command *c = cli->command;
+	if (c->plain && cli->json)
+		return cs_error_set(e, -EINVAL, "'%s' has no JSON form", c->name);
 	for (size_t i = 0; i < c->noptions; i++)
 		if (c->options[i].required && !cs_cli_value(cli, c->options[i].name))
 			return cs_error_set(e, -EINVAL, "--%s %s is missing; see countersign %s --help",
@@ -153,7 +150,23 @@ static int check(const struct cs_cli *cli, struct cs_error *e)
 	return 0;
 }
 
-static int parse_options(struct cs_cli *cli, int argc, char **argv, int at, bool *ret_help, struct cs_error *e)
+/* Common options before the command; *ret_at is where it begins. */
+static int parse_front(struct cs_cli *cli, int argc, char **argv, int *ret_at, struct cs_error *e)
+{
+	struct cs_options_reader r = {.tables = {common}, .n = {NCOMMON}, .argc = argc, .argv = argv, .at = 1};
+	const struct cs_option *option;
+	const char *value;
+	int found;
+	while ((found = cs_options_next(&r, &option, &value, e)) == CS_OPTIONS_OPTION) {
+		int rc = take_common(cli, (enum common)(option - common), value, e);
+		if (rc < 0)
+			return rc;
+	}
+	*ret_at = found == CS_OPTIONS_WORD ? r.at - 1 : argc;
+	return found < 0 ? found : 0;
+}
+
+static int parse_rest(struct cs_cli *cli, int argc, char **argv, int at, struct cs_error *e)
 {
 	struct cs_options_reader r = {.tables = {cli->command->options, common},
 		.n = {cli->command->noptions, NCOMMON},
@@ -163,48 +176,60 @@ static int parse_options(struct cs_cli *cli, int argc, char **argv, int at, bool
 	const struct cs_option *option;
 	const char *value;
 	int found;
-	cli->words = argv + at;
+	cli->words = argv + at; /* words move to its front, over what was read already */
 	while ((found = cs_options_next(&r, &option, &value, e)) > 0) {
 		int rc = 0;
 		if (found == CS_OPTIONS_WORD)
 			cli->words[cli->nwords++] = (char *)value;
 		else if (option >= common && option < common + NCOMMON)
-			rc = take_common(cli, (enum common)(option - common), value, ret_help, e);
+			rc = take_common(cli, (enum common)(option - common), value, e);
 		else
 			rc = take_own(cli, option, value, e);
 		if (rc < 0)
 			return rc;
 	}
 	cli->words[cli->nwords] = NULL;
-	return found < 0 ? found : *ret_help ? 0 : check(cli, e);
+	return found < 0 || cli->help || cli->version ? found : check(cli, e);
+}
+
+static int parse(struct cs_cli *cli, int argc, char **argv, struct cs_error *e)
+{
+	int at, words = 0, rc = parse_front(cli, argc, argv, &at, e);
+	if (rc < 0)
+		return rc;
+	if (at < argc && strcmp(argv[at], "help") == 0)
+		cli->help = true;
+	if (cli->help || cli->version)
+		if (at == argc || strcmp(argv[at], "help") == 0)
+			return 0;
+	if (at >= argc)
+		return cs_error_set(e, -EINVAL, "a command is missing; see countersign --help");
+	for (size_t i = 0; cs_commands[i] && !words; i++) {
+		words = words_matching(cs_commands[i], argc - at, argv + at);
+		if (words)
+			cli->command = cs_commands[i];
+	}
+	if (!words && argc - at == 2 && is_group(argv[at]) &&
+		(strcmp(argv[at + 1], "--help") == 0 || strcmp(argv[at + 1], "-h") == 0)) {
+		cli->help = true;
+		return 0;
+	}
+	if (!words)
+		return no_command(argc - at, argv + at, e);
+	return parse_rest(cli, argc, argv, at + words, e);
 }
 
 int cs_cli_parse(struct cs_cli *cli, int argc, char **argv, bool *ret_end, struct cs_error *e)
 {
-	int words = 0;
-	*ret_end = true;
-	if (argc > 1 &&
-		(strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0)) {
-		cs_cli_help(NULL, cli->out);
-		return CS_OK;
-	}
-	if (argc > 1 && strcmp(argv[1], "--version") == 0) {
-		fprintf(cli->out, "countersign %s\n", CS_VERSION);
-		return CS_OK;
-	}
-	for (size_t i = 0; cs_commands[i] && !words; i++) {
-		words = words_matching(cs_commands[i], argc, argv);
-		cli->command = cs_commands[i];
-	}
-	if (!words)
-		return no_command(argc, argv, e);
-	bool help = false;
-	cli->timeout_ms = cli->command->timeout_ms ? cli->command->timeout_ms : 5000;
-	if (parse_options(cli, argc, argv, words + 1, &help, e) < 0)
+	if (parse(cli, argc, argv, e) < 0)
 		return CS_USAGE;
-	if (help)
+	if (cli->help)
 		cs_cli_help(cli->command, cli->out);
-	*ret_end = help;
+	else if (cli->version)
+		fprintf(cli->out, "countersign %s\n", CS_VERSION);
+	if (cli->command && !cli->timeout_ms)
+		cli->timeout_ms = cli->command->timeout_ms ? cli->command->timeout_ms : 5000;
+	*ret_end = cli->help || cli->version;
 	return CS_OK;
 }
 
@@ -245,7 +270,7 @@ void cs_cli_help(const struct cs_command *c, FILE *out)
 
 /* ---- the program ---- */
 
-static int64_t unix_ms(void)
+int64_t cs_cli_now_ms(void)
 {
 	struct timespec ts;
 	clock_gettime(CLOCK_REALTIME, &ts);
@@ -257,7 +282,6 @@ int cs_cli_main(int argc, char **argv)
 	const char *no_colour = getenv("NO_COLOR"); /* https://no-color.org */
 	struct cs_cli cli = {.out = stdout,
 		.instance = CS_INSTANCE_DEFAULT,
-		.now_unix_ms = unix_ms(),
 		.colour = isatty(STDOUT_FILENO) && !(no_colour && *no_colour)};
 	struct cs_error e = {0};
 	bool end;

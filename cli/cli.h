@@ -24,9 +24,8 @@ struct cs_command;
 struct cs_cli {
 	const struct cs_command *command;
 	const char *instance;
-	bool json, colour;
-	int64_t timeout_ms;
-	int64_t now_unix_ms; /* one "now" for everything that is printed */
+	bool json, colour, help, version;
+	int64_t timeout_ms; /* of the whole call */
 	struct {
 		const struct cs_option *option;
 		const char *value;
@@ -54,7 +53,9 @@ struct cs_command {
 };
 extern const struct cs_command *const cs_commands[]; /* NULL-terminated */
 
-/* The last value of an option of this command, or NULL. */
+/* Unix time, for what is shown as "3m ago". */
+int64_t cs_cli_now_ms(void);
+/* The (first) value of an option of this command, or NULL. */
 const char *cs_cli_value(const struct cs_cli *cli, const char *option);
 /* Its i-th value, or NULL when there are no more. */
 const char *cs_cli_nth(const struct cs_cli *cli, const char *option, size_t i);

@@ -78,7 +78,7 @@ static void explain(const struct cs_cli *cli, const struct cs_service *s, const 
 	}
 }
 
-int cs_cli_call(const struct cs_cli *cli, const struct cs_service *service, const char *method,
+int cs_cli_stream(const struct cs_cli *cli, const struct cs_service *service, const char *method,
 	const ProtobufCMessage *in, void (*fn)(const ProtobufCMessage *message, void *data), void *data,
 	struct cs_grpc_status *ret_status, struct cs_error *e)
 {
@@ -89,11 +89,36 @@ int cs_cli_call(const struct cs_cli *cli, const struct cs_service *service, cons
 	snprintf(target, sizeof(target), "unix:%s", path);
 	const struct cs_grpc_channel_options options = {.target = target};
 	int r = cs_grpc_call_sync(&options, service->descriptor, method, in, cli->timeout_ms, fn, data, &status, e);
-	if (r < 0 && status.code == CS_GRPC_OK)
+	if (ret_status)
+		*ret_status = status;
+	if (r < 0 && !status.message[0] && status.code == CS_GRPC_INTERNAL)
 		return CS_FAILED; /* before the call began: e says why */
 	if (status.code != CS_GRPC_OK)
 		explain(cli, service, path, &status, e);
-	if (ret_status)
-		*ret_status = status;
 	return exit_of(status.code);
+}
+
+struct one {
+	void (*fn)(const ProtobufCMessage *message, void *data);
+	void *data;
+	size_t n;
+};
+
+static void take_one(const ProtobufCMessage *message, void *data)
+{
+	struct one *one = data;
+	if (one->n++ == 0)
+		one->fn(message, one->data);
+}
+
+int cs_cli_ask(const struct cs_cli *cli, const struct cs_service *service, const char *method,
+	const ProtobufCMessage *in, void (*fn)(const ProtobufCMessage *message, void *data), void *data,
+	struct cs_grpc_status *ret_status, struct cs_error *e)
+{
+	struct one one = {.fn = fn, .data = data};
+	int code = cs_cli_stream(cli, service, method, in, take_one, &one, ret_status, e);
+	if (code != CS_OK || one.n == 1)
+		return code;
+	cs_error_set(e, -EPROTO, "%s gave %zu answers to %s, where one belongs", service->program, one.n, method);
+	return CS_FAILED;
 }

@@ -16,9 +16,13 @@ extern const struct cs_service cs_service_directory, cs_service_endpoints, cs_se
 extern const struct cs_service cs_service_status[];
 extern const size_t cs_service_nstatus;
 
-/* One call; each message of the answer goes to fn (borrowed). An enum cs_exit; e names the socket and what to do.
- * ret_status may be NULL. */
-CS_MUST_USE int cs_cli_call(const struct cs_cli *cli, const struct cs_service *service, const char *method,
+/* One call of a streaming method; each message goes to fn (borrowed). An enum cs_exit; e names the socket and what to
+ * do. ret_status may be NULL. */
+CS_MUST_USE int cs_cli_stream(const struct cs_cli *cli, const struct cs_service *service, const char *method,
+	const ProtobufCMessage *in, void (*fn)(const ProtobufCMessage *message, void *data), void *data,
+	struct cs_grpc_status *ret_status, struct cs_error *e);
+/* The same for a unary method: CS_OK means that fn was called, once. */
+CS_MUST_USE int cs_cli_ask(const struct cs_cli *cli, const struct cs_service *service, const char *method,
 	const ProtobufCMessage *in, void (*fn)(const ProtobufCMessage *message, void *data), void *data,
 	struct cs_grpc_status *ret_status, struct cs_error *e);
 

@@ -121,7 +121,7 @@ static int list(struct cs_cli *cli, const char *key, const struct cs_column *col
 		cs_view_json(cli->out, document);
 		json_decref(document);
 	} else {
-		cs_view_table(cli->out, rows, columns, ncolumns, empty, cli->now_unix_ms, cli->colour);
+		cs_view_table(cli->out, rows, columns, ncolumns, empty, cs_cli_now_ms(), cli->colour);
 		if (columns == policy_columns)
 			put_findings(cli, rows);
 		note_silence(cli, silent_ms);

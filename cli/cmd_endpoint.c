@@ -86,7 +86,7 @@ static void take_list(const ProtobufCMessage *message, void *data)
 static int read_list(const struct cs_cli *cli, json_t *list, struct cs_error *e)
 {
 	Countersign__V1__ListRequest request = COUNTERSIGN__V1__LIST_REQUEST__INIT;
-	return cs_cli_call(cli, &cs_service_endpoints, "List", &request.base, take_list, list, NULL, e);
+	return cs_cli_ask(cli, &cs_service_endpoints, "List", &request.base, take_list, list, NULL, e);
 }
 
 static int run_list(struct cs_cli *cli, struct cs_error *e)
@@ -98,7 +98,7 @@ static int run_list(struct cs_cli *cli, struct cs_error *e)
 		cs_view_json(cli->out, document);
 	else if (code == CS_OK)
 		cs_view_table(
-			cli->out, list, list_columns, N(list_columns), "no endpoints", cli->now_unix_ms, cli->colour);
+			cli->out, list, list_columns, N(list_columns), "no endpoints", cs_cli_now_ms(), cli->colour);
 	json_decref(document);
 	return code;
 }
@@ -207,7 +207,7 @@ static void show(const struct cs_cli *cli, const json_t *endpoint)
 	}
 	fputc('\n', cli->out);
 	cs_view_table(cli->out, json_object_get(endpoint, "conditions"), condition_columns, N(condition_columns),
-		"no conditions yet", cli->now_unix_ms, cli->colour);
+		"no conditions yet", cs_cli_now_ms(), cli->colour);
 }
 
 /* Whether the wait was for this condition; without --wait it is for `enforced`. */
@@ -257,7 +257,7 @@ static int run_register(struct cs_cli *cli, struct cs_error *e)
 	struct cs_grpc_status status = {0};
 	int code = CS_USAGE;
 	if (read_registration(cli, &r, e) == 0)
-		code = cs_cli_call(
+		code = cs_cli_ask(
 			cli, &cs_service_endpoints, "RegisterEndpoint", &r.request.base, take_status, &r, &status, e);
 	if (code != CS_USAGE && status.code == CS_GRPC_DEADLINE_EXCEEDED && explain_wait(cli, &r, e))
 		code = CS_NOT_YET;
@@ -281,7 +281,7 @@ static int run_unregister(struct cs_cli *cli, struct cs_error *e)
 {
 	Countersign__V1__UnregisterRequest request = COUNTERSIGN__V1__UNREGISTER_REQUEST__INIT;
 	request.id = cli->words[0];
-	int code = cs_cli_call(
+	int code = cs_cli_ask(
 		cli, &cs_service_endpoints, "UnregisterEndpoint", &request.base, take_nothing, NULL, NULL, e);
 	if (code != CS_OK)
 		return code;

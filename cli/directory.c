@@ -155,7 +155,7 @@ int cs_directory_read(const struct cs_cli *cli, json_t **ret_document, struct cs
 	request.once = true;
 	request.kinds = kinds;
 	request.n_kinds = sizeof(kinds) / sizeof(kinds[0]);
-	int code = cs_cli_call(cli, &cs_service_directory, "Follow", &request.base, take_batch, &r, NULL, e);
+	int code = cs_cli_stream(cli, &cs_service_directory, "Follow", &request.base, take_batch, &r, NULL, e);
 	json_t *document = cs_doc_pack("{s:o, s:o, s:o, s:I}", "identities", listed(r.identities, "id"), "nodes",
 		listed(r.nodes, "name"), "policies", listed(r.policies, "name"), "silent_ms", (json_int_t)r.silent_ms);
 	if (code == CS_OK && !r.synced) {

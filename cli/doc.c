@@ -113,30 +113,34 @@ json_t *cs_doc_verdict(Countersign__V1__Verdict verdict)
 	return cs_doc_text((unsigned)verdict < 3 ? names[verdict] : "unknown");
 }
 
-static const char *sort_key;
+struct sorted {
+	json_t *item;
+	size_t place; /* where it was: what is equal stays in its order */
+};
 
-static int compare(const void *a, const void *b)
+static int compare(const void *a, const void *b, void *key)
 {
-	const json_t *x = json_object_get(*(json_t *const *)a, sort_key),
-		     *y = json_object_get(*(json_t *const *)b, sort_key);
+	const struct sorted *s = a, *t = b;
+	const json_t *x = json_object_get(s->item, key), *y = json_object_get(t->item, key);
+	int order = 0;
 	if (json_is_string(x) && json_is_string(y))
-		return strcmp(json_string_value(x), json_string_value(y));
-	json_int_t n = json_integer_value(x), m = json_integer_value(y);
-	return (n > m) - (n < m);
+		order = strcmp(json_string_value(x), json_string_value(y));
+	else if (json_integer_value(x) != json_integer_value(y))
+		order = json_integer_value(x) > json_integer_value(y) ? 1 : -1;
+	return order ? order : (s->place > t->place) - (s->place < t->place);
 }
 
 void cs_doc_sort(json_t *array, const char *key)
 {
 	size_t n = json_array_size(array);
-	json_t **items = calloc(n + 1, sizeof(*items));
-	if (!items)
+	struct sorted *list = calloc(n + 1, sizeof(*list));
+	if (!list)
 		abort();
 	for (size_t i = 0; i < n; i++)
-		items[i] = json_incref(json_array_get(array, i));
-	sort_key = key;
-	qsort(items, n, sizeof(*items), compare);
+		list[i] = (struct sorted){json_incref(json_array_get(array, i)), i};
+	qsort_r(list, n, sizeof(*list), compare, (void *)key);
 	json_array_clear(array);
 	for (size_t i = 0; i < n; i++)
-		cs_doc_append(array, items[i]);
-	free(items);
+		cs_doc_append(array, list[i].item);
+	free(list);
 }

@@ -27,7 +27,7 @@ json_t *cs_doc_pack(const char *format, ...);
 /* Puts value (taken) under the key. */
 void cs_doc_set(json_t *object, const char *key, json_t *value);
 void cs_doc_append(json_t *array, json_t *value);
-/* Sorts a list of objects by a key that holds a number or a string. */
+/* Sorts a list of objects by a key that holds a number or a string; stable. */
 void cs_doc_sort(json_t *array, const char *key);
 
 #endif
