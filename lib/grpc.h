@@ -131,7 +131,7 @@ struct cs_grpc_service {
 /* A connection or a call that was turned away; for the log and the audit record. Everything is borrowed. */
 struct cs_grpc_refusal {
 	const char *peer;      /* "uid 1000 (pid 4711)", a SPIFFE ID, or an address */
-	const char *method;    /* "/package.Service/Method"; NULL: the whole connection */
+	const char *method;    /* "/package.Service/Method"; "": not known yet; NULL: the whole connection */
 	enum cs_reason reason; /* CS_R_ROLE_REFUSED, CS_R_TOO_MANY, a reason of cs_grpc_tls.peer, or NONE */
 	const char *text;
 };
@@ -231,7 +231,7 @@ struct cs_grpc_channel_options {
 	int64_t backoff_min_ms, backoff_max_ms; /* 0: the defaults */
 	/* Stay connected: connect at once, and again after a loss, without a call that asks for it. */
 	bool keep;
-	/* May be NULL. error says why for BACKOFF, else NULL. Calls that READY's callback makes go out before those that
+	/* May be NULL. error says why for BACKOFF, and for IDLE after a loss, else NULL. Calls that READY's callback makes go out before those that
 	 * waited (a Hello). READY comes once per connection; its number is cs_grpc_channel_connection(). */
 	void (*on_state)(
 		struct cs_grpc_channel *channel, enum cs_grpc_state state, const struct cs_error *error, void *data);

@@ -11,6 +11,7 @@
 #include <sys/un.h>
 
 static void try_next_address(struct cs_grpc_channel *channel);
+static void begin(struct cs_grpc_channel *channel);
 static void on_wake(uv_idle_t *idle);
 static void on_timer(struct cs_timer *timer);
 
@@ -268,8 +269,12 @@ static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *
 		memcpy(&channel->addresses[channel->naddresses++], a->ai_addr, a->ai_addrlen);
 	uv_freeaddrinfo(list);
 	cs_grpc_channel_wake(channel);
-	if (stale || channel->closing)
+	if (channel->closing || channel->state != CS_GRPC_CONNECTING)
 		return;
+	if (stale) { /* given up or reset meanwhile, and wanted again since */
+		begin(channel);
+		return;
+	}
 	if (channel->naddresses > 0) {
 		try_next_address(channel);
 		return;
@@ -301,6 +306,8 @@ static void resolve(struct cs_grpc_channel *channel)
 		return;
 	}
 	channel->resolving = true;
+	channel->attempt_ms = now(channel) + channel->options.limits.handshake_ms;
+	cs_grpc_channel_deadline(channel, channel->attempt_ms);
 }
 
 /* CONNECTING begins; after a connection that was lost, a moment later. */
@@ -365,7 +372,12 @@ static void attempt_due(struct cs_grpc_channel *channel)
 	channel->attempt_ms = INT64_MAX;
 	if (channel->state == CS_GRPC_CONNECTING && channel->conn)
 		fail_conn(channel->conn, -ETIMEDOUT, "no answer in time");
-	else if (channel->state == CS_GRPC_BACKOFF) {
+	else if (channel->state == CS_GRPC_CONNECTING && channel->resolving) {
+		struct cs_error e;
+		cs_error_set(&e, -ETIMEDOUT, "cannot resolve %s: no answer in time", channel->target);
+		channel->resolve_stale = true;
+		attempt_failed(channel, &e);
+	} else if (channel->state == CS_GRPC_BACKOFF) {
 		channel->start_ms = 0;
 		if (wanted(channel))
 			begin(channel);
@@ -439,6 +451,8 @@ static void close_step(struct cs_grpc_channel *channel)
 		fail_conn(conn, -ESHUTDOWN, "the channel was closed");
 	cs_grpc_client_callbacks(channel);
 	uv_idle_stop(&channel->wake);
+	if (channel->resolving)
+		uv_cancel((uv_req_t *)&channel->resolve); /* one that runs has to be waited for */
 	if (channel->conns || channel->resolving || channel->closing_handles > 0)
 		return; /* conn_gone and on_resolved wake us again */
 	channel->closing_handles = 2;

@@ -36,13 +36,13 @@ static int check_call(const struct cs_grpc_channel *channel, const ProtobufCServ
 	const char *method, const ProtobufCMethodDescriptor **ret_method, struct cs_error *e)
 {
 	if (channel->closing)
-		return cs_error_set(e, -ESHUTDOWN, "the channel to %s is closed", channel->authority);
+		return cs_error_set(e, -ESHUTDOWN, "the channel to %s is closed", channel->name);
 	*ret_method = protobuf_c_service_descriptor_get_method_by_name(service, method);
 	if (!*ret_method || 2 + strlen(service->name) + strlen(method) > CS_GRPC_PATH_MAX)
 		return cs_error_set(e, -EINVAL, "service %s has no method %s", service->name, method);
 	if (channel->ncalls >= channel->options.limits.calls_max)
 		return cs_error_reason(e, -ENOBUFS, CS_R_TOO_MANY, "%u calls to %s wait or run, as many as may be",
-			(unsigned)channel->options.limits.calls_max, channel->authority);
+			(unsigned)channel->options.limits.calls_max, channel->name);
 	return 0;
 }
 
@@ -290,8 +290,8 @@ int64_t cs_grpc_client_due(struct cs_grpc_channel *channel, int64_t now_ms)
 				continue;
 			if (now_ms >= call->deadline_ms)
 				cs_grpc_client_end(call, CS_GRPC_DEADLINE_EXCEEDED, "no answer from %s in time%s%s",
-					channel->authority, channel->conn ? "" : ": not connected: ",
-					channel->conn ? "" : channel->why.text);
+					channel->name, call->place == CALL_RUNNING ? "" : ": not connected; ",
+					call->place == CALL_RUNNING ? "" : channel->why.text);
 			else if (call->deadline_ms < next_ms)
 				next_ms = call->deadline_ms;
 		}

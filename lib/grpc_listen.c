@@ -52,7 +52,7 @@ static int take_address(struct cs_grpc_conn *conn, struct cs_error *e)
 		port = ntohs(in->sin_port);
 		inet_ntop(AF_INET, &in->sin_addr, host, sizeof(host));
 	}
-	snprintf(conn->peer, sizeof(conn->peer), "[%s]:%u", host, (unsigned)port);
+	snprintf(conn->peer, sizeof(conn->peer), sa.ss_family == AF_INET6 ? "[%s]:%u" : "%s:%u", host, (unsigned)port);
 	return 0;
 }
 

@@ -19,7 +19,9 @@ static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame
 	if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST)
 		return 0;
 	struct cs_grpc_call *call = NULL;
-	if (!server->closing && server->ncalls < server->options.limits.calls_max)
+	if (server->ncalls >= server->options.limits.calls_max)
+		cs_grpc_server_refused(conn, "", CS_R_TOO_MANY, "as many calls run as may be");
+	else if (!server->closing)
 		call = calloc(1, sizeof(*call));
 	if (!call)
 		return nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, stream, NGHTTP2_REFUSED_STREAM);

@@ -65,6 +65,9 @@ int cs_http2_tls_start(struct cs_http2 *h, struct cs_error *e)
 	if (!in || !out || SSL_set_alpn_protos(h->ssl, h2, sizeof(h2)) != 0)
 		return cs_error_set(e, -ENOMEM, "no memory for TLS");
 	if (h->server) {
+		/* No resumption: every connection shows its certificate. */
+		SSL_set_options(h->ssl, SSL_OP_NO_TICKET);
+		SSL_set_num_tickets(h->ssl, 0);
 		SSL_set_accept_state(h->ssl);
 		return 0;
 	}

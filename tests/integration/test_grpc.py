@@ -694,6 +694,46 @@ ODD_ANSWERS = {
 }
 
 
+@pytest.mark.parametrize("how", ["GOAWAY", "REFUSED_STREAM"])
+def test_client_tries_once_more(tmp_path, how):
+    """What a server did not look at is safe to send again; once."""
+    path = tmp_path / "twice.sock"
+    refusal = {"GOAWAY": frame(GOAWAY, 0, 0, struct.pack(">II", 0, 0)), "REFUSED_STREAM": frame(RST, 0, 1, struct.pack(">I", 7))}
+    requests = []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        listener.settimeout(WAIT_S)
+
+        def take_request(sock):
+            seen = b""
+            while message(b"\x0a\x05twice") not in seen:
+                seen += sock.recv(65536)
+            requests.append(seen)
+
+        def serve():
+            sock, _ = listener.accept()
+            sock.sendall(frame(SETTINGS, 0, 0))
+            take_request(sock)
+            sock.sendall(refusal[how])
+            if how == "GOAWAY":
+                sock.close()
+                sock, _ = listener.accept()
+                sock.sendall(frame(SETTINGS, 0, 0))
+            take_request(sock)
+            stream = 1 if how == "GOAWAY" else 3
+            sock.sendall(frame(RST, 0, stream, struct.pack(">I", 7)))
+            while sock.recv(65536):
+                pass
+            sock.close()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        r, = client(f"unix:{path}", "Say", "--text", "twice", "--timeout", WAIT_S * 1000)
+        thread.join()
+    assert len(requests) == 2
+    assert r["code"] == "UNAVAILABLE" and "REFUSED_STREAM" in r["message"]
+
+
 @pytest.mark.parametrize("name", ODD_ANSWERS)
 def test_client_odd_answers(raw_server, name):
     answer, code, text = ODD_ANSWERS[name]
@@ -894,6 +934,27 @@ def test_server_too_many_streams(server, raw):
     r.send(frame(SETTINGS, ACK, 0), never)  # now it knows better
     assert r.until(GOAWAY) is not None
     assert r.ended()
+
+
+def test_server_as_many_calls_as_may_be(server, raw):
+    s = server("--limit", "calls_max=1")
+    r = raw(s)
+    r.send(frame(HEADERS, END_HEADERS, 1, request()), frame(DATA, END_STREAM, 1, message(b"\x38\x01")))
+    r.send(frame(HEADERS, END_HEADERS, 3, request()))
+    assert r.answer(3) == 7  # REFUSED_STREAM
+    s.wait_line("refused too-many")
+    r.send(frame(RST, 0, 1, struct.pack(">I", 8)))
+    s.wait_line("cancel")
+    r.send(frame(HEADERS, END_HEADERS, 5, request()), frame(DATA, END_STREAM, 5, message(b"\x0a\x01x")))
+    assert r.answer(5)["grpc-status"] == "0"
+
+
+def test_server_finished_call_of_a_reader_that_stops(server, raw):
+    """The answer is larger than the window, and the client's deadline ends what it does not take."""
+    r = raw(server())
+    r.send(frame(HEADERS, END_HEADERS, 1, request(more=[("grpc-timeout", "300m")])),
+           frame(DATA, END_STREAM, 1, message(b"\x20\x80\x80\x10")))  # 256 KiB through 64
+    assert r.answer() == 8  # CANCEL
 
 
 def test_server_says_nothing_is_timed_out(server, raw):
