@@ -438,6 +438,14 @@ def test_what_is_known_survives_identityd(up):
     adapter_check(up.a, "directory", True)
 
 
+def test_a_directory_that_says_nothing_is_dialled_anew(up):
+    """The one here sends no heartbeats, so after 15 s it looks hung."""
+    up.d.requests.get(timeout=WAIT_S)
+    generation = up.f.state.svids[A].generation
+    up.d.requests.get(timeout=WAIT_S)
+    assert up.signer(up.a).sign(A, generation)[0] == 0
+
+
 def test_reports_again_when_identityd_was_restarted(up):
     up.d.next_report()
     up.d.stop()
