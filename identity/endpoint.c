@@ -132,16 +132,16 @@ Countersign__V1__EndpointSpec *cs_endpoint_spec_message(const struct cs_endpoint
 
 /* --- the endpoint --- */
 
-struct cs_endpoint *cs_endpoint_new_take(struct cs_endpoint_spec *spec, uint64_t incarnation, int64_t now_unix_ms)
+struct cs_node_endpoint *cs_endpoint_new_take(struct cs_endpoint_spec *spec, uint64_t incarnation, int64_t now_unix_ms)
 {
-	struct cs_endpoint *ep = cs_xcalloc(1, sizeof(*ep));
+	struct cs_node_endpoint *ep = cs_xcalloc(1, sizeof(*ep));
 	ep->spec = *spec;
 	*spec = (struct cs_endpoint_spec){0};
 	cs_endpoint_reset(ep, incarnation, now_unix_ms);
 	return ep;
 }
 
-void cs_endpoint_free(struct cs_endpoint *ep)
+void cs_endpoint_free(struct cs_node_endpoint *ep)
 {
 	if (!ep)
 		return;
@@ -150,7 +150,7 @@ void cs_endpoint_free(struct cs_endpoint *ep)
 	free(ep);
 }
 
-void cs_endpoint_reset(struct cs_endpoint *ep, uint64_t incarnation, int64_t now_unix_ms)
+void cs_endpoint_reset(struct cs_node_endpoint *ep, uint64_t incarnation, int64_t now_unix_ms)
 {
 	static const struct {
 		Countersign__V1__Step step;
@@ -167,7 +167,7 @@ void cs_endpoint_reset(struct cs_endpoint *ep, uint64_t incarnation, int64_t now
 		cs_endpoint_set(ep, unmet[i].step, false, unmet[i].reason, unmet[i].detail, now_unix_ms);
 }
 
-bool cs_endpoint_set(struct cs_endpoint *ep, Countersign__V1__Step step, bool met, enum cs_reason reason,
+bool cs_endpoint_set(struct cs_node_endpoint *ep, Countersign__V1__Step step, bool met, enum cs_reason reason,
 	const char *detail, int64_t now_unix_ms)
 {
 	struct cs_condition *c = &ep->conditions[step];
@@ -184,7 +184,7 @@ bool cs_endpoint_set(struct cs_endpoint *ep, Countersign__V1__Step step, bool me
 	return true;
 }
 
-Countersign__V1__Step cs_endpoint_unmet(const struct cs_endpoint *ep, const Countersign__V1__Step *steps, size_t n)
+Countersign__V1__Step cs_endpoint_unmet(const struct cs_node_endpoint *ep, const Countersign__V1__Step *steps, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
 		if (!ep->conditions[steps[i]].met)
@@ -199,7 +199,7 @@ const char *cs_step_name(Countersign__V1__Step step)
 	return (unsigned)step < CS_STEPS ? names[step] : "unknown";
 }
 
-Countersign__V1__EndpointStatus *cs_endpoint_status(const struct cs_endpoint *ep, const char *node)
+Countersign__V1__EndpointStatus *cs_endpoint_status(const struct cs_node_endpoint *ep, const char *node)
 {
 	Countersign__V1__EndpointStatus m = COUNTERSIGN__V1__ENDPOINT_STATUS__INIT;
 	Countersign__V1__Condition conditions[CS_STEPS], *refs[CS_STEPS];

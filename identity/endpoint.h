@@ -35,7 +35,7 @@ enum cs_claim_state {
 	CS_CLAIM_REFUSED, /* tried again at retry_mono_ms */
 };
 
-struct cs_endpoint {
+struct cs_node_endpoint {
 	struct cs_endpoint_spec spec;
 	uint64_t incarnation;
 	unsigned ifindex;  /* 0: the interface is not there */
@@ -60,20 +60,21 @@ bool cs_endpoint_spec_equal(const struct cs_endpoint_spec *a, const struct cs_en
 Countersign__V1__EndpointSpec *cs_endpoint_spec_message(const struct cs_endpoint_spec *spec);
 
 /* Takes the spec over. Nothing is met but `registered`. */
-struct cs_endpoint *cs_endpoint_new_take(struct cs_endpoint_spec *spec, uint64_t incarnation, int64_t now_unix_ms);
-void cs_endpoint_free(struct cs_endpoint *ep);
+struct cs_node_endpoint *cs_endpoint_new_take(struct cs_endpoint_spec *spec, uint64_t incarnation, int64_t now_unix_ms);
+void cs_endpoint_free(struct cs_node_endpoint *ep);
 /* Another incarnation: what others reported about the earlier one counts no more. */
-void cs_endpoint_reset(struct cs_endpoint *ep, uint64_t incarnation, int64_t now_unix_ms);
+void cs_endpoint_reset(struct cs_node_endpoint *ep, uint64_t incarnation, int64_t now_unix_ms);
 
 /* True if it changed. `since` moves only when met changes. detail may be NULL. */
-bool cs_endpoint_set(struct cs_endpoint *ep, Countersign__V1__Step step, bool met, enum cs_reason reason,
+bool cs_endpoint_set(struct cs_node_endpoint *ep, Countersign__V1__Step step, bool met, enum cs_reason reason,
 	const char *detail, int64_t now_unix_ms);
 /* The first of the steps that is not met, or 0. */
-Countersign__V1__Step cs_endpoint_unmet(const struct cs_endpoint *ep, const Countersign__V1__Step *steps, size_t n);
+Countersign__V1__Step cs_endpoint_unmet(
+	const struct cs_node_endpoint *ep, const Countersign__V1__Step *steps, size_t n);
 /* "identified", ... */
 const char *cs_step_name(Countersign__V1__Step step);
 
 /* Heap, freed by countersign__v1__endpoint_status__free_unpacked. */
-Countersign__V1__EndpointStatus *cs_endpoint_status(const struct cs_endpoint *ep, const char *node);
+Countersign__V1__EndpointStatus *cs_endpoint_status(const struct cs_node_endpoint *ep, const char *node);
 
 #endif

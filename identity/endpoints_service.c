@@ -84,20 +84,20 @@ static struct cs_grpc_call *waiter_take_call(struct waiter *w)
 	return call;
 }
 
-static void reply_status(struct cs_grpc_call *call, const struct cs_endpoint *ep, const char *node)
+static void reply_status(struct cs_grpc_call *call, const struct cs_node_endpoint *ep, const char *node)
 {
 	Countersign__V1__EndpointStatus *status = cs_endpoint_status(ep, node);
 	cs_grpc_reply(call, &status->base);
 	countersign__v1__endpoint_status__free_unpacked(status, NULL);
 }
 
-static void look(struct waiter *w, const struct cs_endpoint *ep)
+static void look(struct waiter *w, const struct cs_node_endpoint *ep)
 {
 	if (cs_endpoint_unmet(ep, w->steps, w->nsteps) == 0)
 		reply_status(waiter_take_call(w), ep, cs_node_name(w->service->node));
 }
 
-static void on_change(void *data, const struct cs_endpoint *ep, bool gone)
+static void on_change(void *data, const struct cs_node_endpoint *ep, bool gone)
 {
 	struct cs_endpoints_service *s = data;
 	struct waiter *w, *tmp;
@@ -115,7 +115,7 @@ static void on_change(void *data, const struct cs_endpoint *ep, bool gone)
 static void on_deadline(struct cs_timer *timer)
 {
 	struct waiter *w = timer->data;
-	struct cs_endpoint *ep = w->on_disk ? cs_node_endpoint(w->service->node, w->id) : NULL;
+	struct cs_node_endpoint *ep = w->on_disk ? cs_node_endpoint(w->service->node, w->id) : NULL;
 	if (!ep) {
 		cs_grpc_finish(waiter_take_call(w), CS_GRPC_DEADLINE_EXCEEDED,
 			"the registration is not on disk yet; whether it will be is not known");
@@ -152,7 +152,7 @@ static void on_written(void *data, const struct cs_error *e)
 		return;
 	}
 	w->on_disk = true;
-	struct cs_endpoint *ep = cs_node_endpoint(w->service->node, w->id);
+	struct cs_node_endpoint *ep = cs_node_endpoint(w->service->node, w->id);
 	if (ep)
 		look(w, ep);
 	else /* unregistered in the same batch of the disk */
@@ -288,7 +288,7 @@ struct statuses {
 	size_t n;
 };
 
-static void add_status(struct cs_endpoint *ep, void *data)
+static void add_status(struct cs_node_endpoint *ep, void *data)
 {
 	struct statuses *s = data;
 	s->list[s->n++] = cs_endpoint_status(ep, s->node);

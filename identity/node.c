@@ -58,7 +58,7 @@ void cs_node_publish(struct cs_node *node)
 		cs_dir_publish(node->dir, cs_dir_revision(node->dir) + 1, false);
 }
 
-static void put_endpoint_record(struct cs_node *node, const struct cs_endpoint *ep, uint32_t identity)
+static void put_endpoint_record(struct cs_node *node, const struct cs_node_endpoint *ep, uint32_t identity)
 {
 	cs_record r = COUNTERSIGN__V1__RECORD__INIT;
 	Countersign__V1__Endpoint m = COUNTERSIGN__V1__ENDPOINT__INIT;
@@ -97,14 +97,14 @@ void cs_node_forget_record(struct cs_node *node, const char *id)
 
 /* --- what an endpoint's identity is --- */
 
-void cs_node_changed(struct cs_node *node, const struct cs_endpoint *ep, bool gone)
+void cs_node_changed(struct cs_node *node, const struct cs_node_endpoint *ep, bool gone)
 {
 	if (node->on_change)
 		node->on_change(node->on_change_data, ep, gone);
 }
 
 static void why_not(
-	const struct cs_node *node, const struct cs_endpoint *ep, enum cs_reason *reason, const char **detail)
+	const struct cs_node *node, const struct cs_node_endpoint *ep, enum cs_reason *reason, const char **detail)
 {
 	*reason = CS_R_DIRECTORY_STALE;
 	if (ep->claim == CS_CLAIM_REFUSED) {
@@ -118,7 +118,7 @@ static void why_not(
 }
 
 /* What was said about its identity before it had it. */
-static bool catch_up(struct cs_node *node, struct cs_endpoint *ep)
+static bool catch_up(struct cs_node *node, struct cs_node_endpoint *ep)
 {
 	struct said *said;
 	bool changed = false;
@@ -135,7 +135,7 @@ static bool catch_up(struct cs_node *node, struct cs_endpoint *ep)
 	return changed;
 }
 
-void cs_node_refresh(struct cs_node *node, struct cs_endpoint *ep)
+void cs_node_refresh(struct cs_node *node, struct cs_node_endpoint *ep)
 {
 	const Countersign__V1__Identity *identity = ep->identity ? cs_dir_identity(node->dir, ep->identity) : NULL;
 	/* Another endpoint of the identity may be placed here while this one's claim is refused. */
@@ -169,7 +169,7 @@ void cs_node_refresh(struct cs_node *node, struct cs_endpoint *ep)
 
 /* --- the interface --- */
 
-void cs_node_check_link(struct cs_node *node, struct cs_endpoint *ep)
+void cs_node_check_link(struct cs_node *node, struct cs_node_endpoint *ep)
 {
 	struct cs_error e = {0};
 	unsigned ifindex = 0;
@@ -188,7 +188,7 @@ void cs_node_check_link(struct cs_node *node, struct cs_endpoint *ep)
 static void on_links(void *data)
 {
 	struct cs_node *node = data;
-	struct cs_endpoint *ep, *tmp;
+	struct cs_node_endpoint *ep, *tmp;
 	HASH_ITER (hh, node->endpoints, ep, tmp) {
 		uint64_t before = ep->incarnation;
 		cs_node_check_link(node, ep);
@@ -213,7 +213,7 @@ static bool is_own_endpoint(const cs_record *record, void *data)
  * claim: a placement may have been withdrawn. */
 static void hear_of_own(struct cs_node *node, const cs_record *record)
 {
-	struct cs_endpoint *ep = cs_node_endpoint(node, record->endpoint->id);
+	struct cs_node_endpoint *ep = cs_node_endpoint(node, record->endpoint->id);
 	if (!ep || !record->deleted || ep->claim != CS_CLAIM_TAKEN)
 		return;
 	ep->claim = CS_CLAIM_DUE;
@@ -252,7 +252,7 @@ static void apply_incoming(struct cs_node *node, bool replace)
 
 static void refresh_all(struct cs_node *node)
 {
-	struct cs_endpoint *ep, *tmp;
+	struct cs_node_endpoint *ep, *tmp;
 	HASH_ITER (hh, node->endpoints, ep, tmp)
 		cs_node_refresh(node, ep);
 }
@@ -304,7 +304,7 @@ void cs_node_link_down(struct cs_node *node, const struct cs_error *why)
 	cs_check_error(node->check_cluster, why);
 	if (first)
 		cs_warn("the cluster role is away; the last directory is served on", cs_err(why));
-	struct cs_endpoint *ep, *tmp;
+	struct cs_node_endpoint *ep, *tmp;
 	HASH_ITER (hh, node->endpoints, ep, tmp)
 		if (!ep->conditions[COUNTERSIGN__V1__STEP__STEP_PLACED].met)
 			cs_node_refresh(node, ep);
@@ -323,16 +323,16 @@ struct cs_ask *cs_node_hello(struct cs_node *node)
 
 /* --- looking and reporting --- */
 
-struct cs_endpoint *cs_node_endpoint(const struct cs_node *node, const char *id)
+struct cs_node_endpoint *cs_node_endpoint(const struct cs_node *node, const char *id)
 {
-	struct cs_endpoint *ep;
+	struct cs_node_endpoint *ep;
 	HASH_FIND(hh, node->endpoints, id, strlen(id), ep);
 	return ep;
 }
 
-void cs_node_each(const struct cs_node *node, void (*fn)(struct cs_endpoint *, void *), void *data)
+void cs_node_each(const struct cs_node *node, void (*fn)(struct cs_node_endpoint *, void *), void *data)
 {
-	struct cs_endpoint *ep, *tmp;
+	struct cs_node_endpoint *ep, *tmp;
 	HASH_ITER (hh, node->endpoints, ep, tmp)
 		fn(ep, data);
 }
@@ -342,7 +342,7 @@ size_t cs_node_endpoints(const struct cs_node *node)
 	return HASH_COUNT(node->endpoints);
 }
 
-void cs_node_on_change(struct cs_node *node, void (*fn)(void *, const struct cs_endpoint *, bool), void *data)
+void cs_node_on_change(struct cs_node *node, void (*fn)(void *, const struct cs_node_endpoint *, bool), void *data)
 {
 	node->on_change = fn;
 	node->on_change_data = data;
@@ -368,7 +368,7 @@ static void remember(struct cs_node *node, uint32_t identity, Countersign__V1__S
 void cs_node_report(struct cs_node *node, const char *endpoint, uint32_t identity, uint64_t incarnation,
 	Countersign__V1__Step step, bool met, enum cs_reason reason, const char *detail)
 {
-	struct cs_endpoint *ep, *tmp;
+	struct cs_node_endpoint *ep, *tmp;
 	if (!endpoint[0])
 		remember(node, identity, step, met, reason, detail);
 	HASH_ITER (hh, node->endpoints, ep, tmp) {
@@ -445,7 +445,7 @@ void cs_node_free(struct cs_node *node)
 {
 	if (!node)
 		return;
-	struct cs_endpoint *ep, *tmp;
+	struct cs_node_endpoint *ep, *tmp;
 	HASH_ITER (hh, node->endpoints, ep, tmp) {
 		HASH_DEL(node->endpoints, ep);
 		cs_endpoint_free(ep);

@@ -74,8 +74,8 @@ CS_MUST_USE int cs_node_reconcile_take(struct cs_node *node, struct cs_endpoint_
 	size_t *ret_ngone, cs_node_written *written, void *data, struct cs_error *e);
 
 /* Borrowed until the loop runs again. */
-struct cs_endpoint *cs_node_endpoint(const struct cs_node *node, const char *id);
-void cs_node_each(const struct cs_node *node, void (*fn)(struct cs_endpoint *ep, void *data), void *data);
+struct cs_node_endpoint *cs_node_endpoint(const struct cs_node *node, const char *id);
+void cs_node_each(const struct cs_node *node, void (*fn)(struct cs_node_endpoint *ep, void *data), void *data);
 size_t cs_node_endpoints(const struct cs_node *node);
 
 /* What authd or the adapter says. endpoint "": all of that identity, also those that come later. Reports about what is
@@ -85,6 +85,6 @@ void cs_node_report(struct cs_node *node, const char *endpoint, uint32_t identit
 
 /* fn is called when conditions of an endpoint changed, and with gone when it was unregistered. */
 void cs_node_on_change(
-	struct cs_node *node, void (*fn)(void *data, const struct cs_endpoint *ep, bool gone), void *data);
+	struct cs_node *node, void (*fn)(void *data, const struct cs_node_endpoint *ep, bool gone), void *data);
 
 #endif

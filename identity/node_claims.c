@@ -30,7 +30,7 @@ static void asked_free(struct asked *asked)
 	free(asked);
 }
 
-static void fill_claim(struct cs_claim *claim, const struct cs_endpoint *ep)
+static void fill_claim(struct cs_claim *claim, const struct cs_node_endpoint *ep)
 {
 	struct cs_error e;
 	claim->id = cs_xstrdup(ep->spec.id);
@@ -40,7 +40,7 @@ static void fill_claim(struct cs_claim *claim, const struct cs_endpoint *ep)
 	claim->naddrs = ep->spec.naddrs;
 }
 
-static void refused(struct cs_node *node, struct cs_endpoint *ep, const struct cs_claim *claim)
+static void refused(struct cs_node *node, struct cs_node_endpoint *ep, const struct cs_claim *claim)
 {
 	if (ep->claim != CS_CLAIM_REFUSED || ep->refused != claim->error.reason)
 		cs_warn("claim refused", cs_str("endpoint", ep->spec.id), cs_err(&claim->error),
@@ -60,7 +60,7 @@ static void answered(struct cs_node *node, struct cs_ask *ask, const struct aske
 {
 	for (size_t i = 0; i < ask->nclaims; i++) {
 		const struct cs_claim *claim = &ask->claims[i];
-		struct cs_endpoint *ep = cs_node_endpoint(node, claim->id);
+		struct cs_node_endpoint *ep = cs_node_endpoint(node, claim->id);
 		if (!ep || ep->incarnation != asked->incarnations[i])
 			continue;
 		if (ask->result < 0) {
@@ -109,7 +109,7 @@ static void send_take(struct cs_node *node, struct cs_ask *ask, struct asked *as
 	}
 }
 
-void cs_node_claim(struct cs_node *node, struct cs_endpoint *ep)
+void cs_node_claim(struct cs_node *node, struct cs_node_endpoint *ep)
 {
 	ep->claim = CS_CLAIM_DUE;
 	if (!node->up)
@@ -137,7 +137,7 @@ void cs_node_reconcile_claims(struct cs_node *node)
 		return;
 	struct cs_ask *ask = cs_ask_new(CS_ASK_RECONCILE, node->options.name, HASH_COUNT(node->endpoints));
 	struct asked *asked = asked_new(node, ask->nclaims);
-	struct cs_endpoint *ep, *tmp;
+	struct cs_node_endpoint *ep, *tmp;
 	size_t i = 0;
 	HASH_ITER (hh, node->endpoints, ep, tmp) {
 		fill_claim(&ask->claims[i], ep);

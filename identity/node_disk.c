@@ -11,13 +11,13 @@
 
 static void install(struct cs_node *node, struct disk_op *op)
 {
-	struct cs_endpoint *old = cs_node_endpoint(node, op->spec.id);
+	struct cs_node_endpoint *old = cs_node_endpoint(node, op->spec.id);
 	if (old) {
 		HASH_DEL(node->endpoints, old);
 		cs_node_changed(node, old, true);
 		cs_endpoint_free(old);
 	}
-	struct cs_endpoint *ep = cs_endpoint_new_take(&op->spec, cs_node_random(), cs_node_unix_ms(node));
+	struct cs_node_endpoint *ep = cs_endpoint_new_take(&op->spec, cs_node_random(), cs_node_unix_ms(node));
 	ep->ifindex = op->ifindex;
 	HASH_ADD_KEYPTR(hh, node->endpoints, ep->spec.id, strlen(ep->spec.id), ep);
 	cs_node_check_link(node, ep);
@@ -30,7 +30,7 @@ static void install(struct cs_node *node, struct disk_op *op)
 
 static void uninstall(struct cs_node *node, struct disk_op *op)
 {
-	struct cs_endpoint *ep = cs_node_endpoint(node, op->spec.id);
+	struct cs_node_endpoint *ep = cs_node_endpoint(node, op->spec.id);
 	if (!ep)
 		return;
 	HASH_DEL(node->endpoints, ep);
@@ -151,7 +151,7 @@ static const struct cs_endpoint_spec *upcoming(const struct cs_node *node, const
 		for (size_t i = sizes[l]; i > 0; i--)
 			if (strcmp(lists[l][i - 1].spec.id, id) == 0)
 				return lists[l][i - 1].put ? &lists[l][i - 1].spec : NULL;
-	struct cs_endpoint *ep = cs_node_endpoint(node, id);
+	struct cs_node_endpoint *ep = cs_node_endpoint(node, id);
 	return ep ? &ep->spec : NULL;
 }
 
@@ -159,7 +159,7 @@ static const struct cs_endpoint_spec *upcoming(const struct cs_node *node, const
 static int clash_with_any(const struct cs_node *node, const struct cs_endpoint_spec *spec, struct cs_error *e)
 {
 	int r = 0;
-	struct cs_endpoint *ep, *tmp;
+	struct cs_node_endpoint *ep, *tmp;
 	HASH_ITER (hh, node->endpoints, ep, tmp)
 		if (r == 0 && upcoming(node, ep->spec.id) == &ep->spec)
 			r = clash(spec, &ep->spec, e);
@@ -190,7 +190,7 @@ int cs_node_register_take(struct cs_node *node, struct cs_endpoint_spec *spec, b
 	void *data, struct cs_error *e)
 {
 	const struct cs_endpoint_spec *before = upcoming(node, spec->id);
-	struct cs_endpoint *ep = cs_node_endpoint(node, spec->id);
+	struct cs_node_endpoint *ep = cs_node_endpoint(node, spec->id);
 	unsigned ifindex = 0;
 	*ret_same = before && ep && before == &ep->spec && cs_endpoint_spec_equal(before, spec);
 	int r = *ret_same ? 0 : before ? check_room(node, 0, e) : check_room(node, 1, e);
@@ -270,7 +270,7 @@ static int check_list(const struct cs_endpoint_spec *specs, size_t n, unsigned *
 static void collect_gone(
 	const struct cs_node *node, const struct cs_endpoint_spec *specs, size_t n, char ***gone, size_t *ngone)
 {
-	struct cs_endpoint *ep, *tmp;
+	struct cs_node_endpoint *ep, *tmp;
 	HASH_ITER (hh, node->endpoints, ep, tmp) {
 		if (in_list(specs, n, ep->spec.id) || !upcoming(node, ep->spec.id))
 			continue;
@@ -349,7 +349,7 @@ static int load_one(void *data, const uint8_t *bytes, size_t n, struct cs_error 
 	countersign__v1__endpoint_spec__free_unpacked(m, NULL);
 	if (r < 0)
 		return r;
-	struct cs_endpoint *ep = cs_endpoint_new_take(&spec, 0, cs_node_unix_ms(node));
+	struct cs_node_endpoint *ep = cs_endpoint_new_take(&spec, 0, cs_node_unix_ms(node));
 	HASH_ADD_KEYPTR(hh, node->endpoints, ep->spec.id, strlen(ep->spec.id), ep);
 	cs_node_check_link(node, ep);
 	cs_node_refresh(node, ep);

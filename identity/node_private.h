@@ -27,10 +27,10 @@ struct cs_node {
 	struct cs_link *link;
 	bool up; /* asks may be sent */
 	struct cs_directory *dir;
-	struct cs_endpoint *endpoints;
+	struct cs_node_endpoint *endpoints;
 	struct said *said;
 	struct cs_links *links;
-	void (*on_change)(void *data, const struct cs_endpoint *ep, bool gone);
+	void (*on_change)(void *data, const struct cs_node_endpoint *ep, bool gone);
 	void *on_change_data;
 	/* disk */
 	struct disk_op *queue, *running;
@@ -58,17 +58,17 @@ struct cs_node {
 
 uint64_t cs_node_random(void);
 int64_t cs_node_unix_ms(const struct cs_node *node);
-void cs_node_changed(struct cs_node *node, const struct cs_endpoint *ep, bool gone);
+void cs_node_changed(struct cs_node *node, const struct cs_node_endpoint *ep, bool gone);
 void cs_node_maybe_closed(struct cs_node *node);
 /* Identity, placement and the record in the directory, as they follow from what is known; the caller publishes. */
-void cs_node_refresh(struct cs_node *node, struct cs_endpoint *ep);
+void cs_node_refresh(struct cs_node *node, struct cs_node_endpoint *ep);
 void cs_node_publish(struct cs_node *node);
 void cs_node_forget_record(struct cs_node *node, const char *id);
 /* The interface, looked up anew. */
-void cs_node_check_link(struct cs_node *node, struct cs_endpoint *ep);
+void cs_node_check_link(struct cs_node *node, struct cs_node_endpoint *ep);
 
 /* node_claims.c */
-void cs_node_claim(struct cs_node *node, struct cs_endpoint *ep);
+void cs_node_claim(struct cs_node *node, struct cs_node_endpoint *ep);
 void cs_node_release(struct cs_node *node, const char *id);
 void cs_node_claims_init(struct cs_node *node);
 void cs_node_reconcile_claims(struct cs_node *node);

@@ -1,0 +1,358 @@
+#include "cluster_service.h"
+
+#include <errno.h>
+#include <countersign/v1/cluster.pb-c.h>
+#include "log.h"
+#include "mem.h"
+
+struct cs_cluster_service {
+	struct cs_cluster *cluster;
+	const char *trust_domain;
+	struct cs_grpc_service grpc;
+	struct cs_metric *connections;
+	size_t nconnections;
+};
+
+/* Where a connection is; outlives it while an ask is under way. */
+enum greeting { SAID_NOTHING, SAYING_HELLO, SAID_HELLO };
+struct node_conn {
+	unsigned refs;
+	enum greeting greeting;
+};
+
+/* A call that waits for the cluster. */
+struct pending {
+	struct cs_cluster_service *service;
+	struct cs_grpc_call *call; /* NULL: it is gone */
+	struct node_conn *conn;
+};
+
+static void conn_unref(struct node_conn *conn)
+{
+	if (--conn->refs == 0)
+		free(conn);
+}
+
+void cs_cluster_service_connected(struct cs_grpc_conn *conn, void *data)
+{
+	struct cs_cluster_service *s = data;
+	struct node_conn *state = cs_xcalloc(1, sizeof(*state));
+	state->refs = 1;
+	cs_grpc_conn_set_data(conn, state);
+	cs_metric_set(s->connections, (double)++s->nconnections);
+	cs_info("a node is connected", cs_str("node", cs_grpc_conn_peer(conn)));
+}
+
+void cs_cluster_service_disconnected(struct cs_grpc_conn *conn, void *data)
+{
+	struct cs_cluster_service *s = data;
+	cs_metric_set(s->connections, (double)--s->nconnections);
+	cs_info("a node is disconnected", cs_str("node", cs_grpc_conn_peer(conn)));
+	conn_unref(cs_grpc_conn_data(conn));
+	cs_grpc_conn_set_data(conn, NULL);
+}
+
+static void refuse(struct cs_grpc_call *call, const struct cs_error *e)
+{
+	enum cs_grpc_code code = e->code == -EINVAL                          ? CS_GRPC_INVALID_ARGUMENT
+				 : e->code == -EACCES                        ? CS_GRPC_PERMISSION_DENIED
+				 : e->code == -EADDRINUSE                    ? CS_GRPC_ALREADY_EXISTS
+				 : e->code == -ENOSPC || e->code == -ENOBUFS ? CS_GRPC_RESOURCE_EXHAUSTED
+				 : e->code == -EPERM                         ? CS_GRPC_FAILED_PRECONDITION
+				 : e->code == -ESHUTDOWN                     ? CS_GRPC_UNAVAILABLE
+									     : CS_GRPC_INTERNAL;
+	cs_grpc_finish_error(call, code, e);
+}
+
+static void on_cancel(struct cs_grpc_call *call, void *data)
+{
+	(void)call;
+	((struct pending *)data)->call = NULL; /* what was asked is done all the same */
+}
+
+/* --- answers --- */
+
+static void reply_hello(struct pending *p, struct cs_ask *ask)
+{
+	Countersign__V1__HelloReply reply = COUNTERSIGN__V1__HELLO_REPLY__INIT;
+	p->conn->greeting = ask->result < 0 ? SAID_NOTHING : SAID_HELLO;
+	if (!p->call)
+		return;
+	if (ask->result < 0) {
+		cs_warn("a node's Hello is refused", cs_str("node", ask->node), cs_err(&ask->error),
+			cs_why(ask->error.reason));
+		refuse(p->call, &ask->error);
+		return;
+	}
+	reply.epoch = cs_dir_epoch(cs_cluster_directory(p->service->cluster));
+	reply.trust_domain = (char *)p->service->trust_domain;
+	cs_grpc_reply(p->call, &reply.base);
+}
+
+static void fill_reply(const struct cs_claim *claim, uint64_t revision, Countersign__V1__ClaimReply *ret,
+	Countersign__V1__Reason *reason)
+{
+	countersign__v1__claim_reply__init(ret);
+	countersign__v1__reason__init(reason);
+	ret->identity = claim->identity;
+	ret->revision = revision;
+	if (claim->result == 0)
+		return;
+	reason->name = (char *)cs_reason_name(claim->error.reason);
+	reason->detail = (char *)claim->error.text;
+	ret->refused = reason;
+}
+
+static void note_refusals(const struct cs_ask *ask)
+{
+	for (size_t i = 0; i < ask->nclaims; i++)
+		if (ask->claims[i].result < 0)
+			cs_warn("claim refused", cs_str("node", ask->node), cs_str("endpoint", ask->claims[i].id),
+				cs_err(&ask->claims[i].error), cs_why(ask->claims[i].error.reason));
+}
+
+static void reply_claims(struct pending *p, const struct cs_ask *ask)
+{
+	Countersign__V1__ClaimReply *replies = cs_xcalloc(ask->nclaims, sizeof(*replies));
+	Countersign__V1__ClaimReply **refs = cs_xcalloc(ask->nclaims, sizeof(*refs));
+	Countersign__V1__Reason *reasons = cs_xcalloc(ask->nclaims, sizeof(*reasons));
+	Countersign__V1__ReconcileClaimsReply all = COUNTERSIGN__V1__RECONCILE_CLAIMS_REPLY__INIT;
+	for (size_t i = 0; i < ask->nclaims; i++) {
+		fill_reply(&ask->claims[i], ask->revision, &replies[i], &reasons[i]);
+		refs[i] = &replies[i];
+	}
+	all.replies = refs;
+	all.n_replies = ask->nclaims;
+	cs_grpc_reply(p->call, ask->kind == CS_ASK_CLAIM ? &replies[0].base : &all.base);
+	free(reasons);
+	free(refs);
+	free(replies);
+}
+
+static void on_done(struct cs_ask *ask, void *data)
+{
+	struct pending *p = data;
+	Countersign__V1__ReleaseReply released = COUNTERSIGN__V1__RELEASE_REPLY__INIT;
+	if (ask->kind == CS_ASK_HELLO)
+		reply_hello(p, ask);
+	else if (p->call && ask->result < 0)
+		refuse(p->call, &ask->error);
+	else if (p->call && ask->kind == CS_ASK_RELEASE) {
+		released.revision = ask->revision;
+		cs_grpc_reply(p->call, &released.base);
+	} else if (p->call) {
+		note_refusals(ask);
+		reply_claims(p, ask);
+	}
+	conn_unref(p->conn);
+	free(p);
+	cs_ask_free(ask);
+}
+
+/* --- questions --- */
+
+static void ask_take(struct cs_cluster_service *s, struct cs_grpc_call *call, struct cs_ask *ask)
+{
+	struct pending *p = cs_xcalloc(1, sizeof(*p));
+	struct cs_error e;
+	*p = (struct pending){.service = s, .call = call, .conn = cs_grpc_conn_data(cs_grpc_call_conn(call))};
+	p->conn->refs++;
+	ask->done = on_done;
+	ask->data = p;
+	cs_grpc_call_watch(call, on_cancel, NULL, p);
+	if (cs_cluster_ask_take(s->cluster, ask, &e) < 0) {
+		ask->result = e.code;
+		ask->error = e;
+		on_done(ask, p);
+	}
+}
+
+static int read_addresses(
+	Countersign__V1__Address *const *in, size_t n, struct cs_ip *ret, size_t max, size_t *ret_n, struct cs_error *e)
+{
+	if (n > max)
+		return cs_error_set(e, -EINVAL, "at most %zu addresses, not %zu", max, n);
+	for (size_t i = 0; i < n; i++) {
+		int r = cs_ip_from_pb(in[i], &ret[i], e);
+		if (r == 0)
+			r = cs_ip_check_unicast(&ret[i], e);
+		for (size_t k = 0; k < i && r == 0; k++)
+			if (cs_ip_equal(&ret[i], &ret[k]))
+				r = cs_error_set(e, -EINVAL, "an address is there twice");
+		if (r < 0)
+			return r;
+	}
+	*ret_n = n;
+	return 0;
+}
+
+static bool is_path(const char *path)
+{
+	static const char *const paths[] = {"trusted", "wireguard", "ipsec", "vxlan", "unknown"};
+	for (size_t i = 0; i < sizeof(paths) / sizeof(paths[0]); i++)
+		if (strcmp(path, paths[i]) == 0)
+			return true;
+	return false;
+}
+
+static int read_hello(const Countersign__V1__HelloRequest *in, struct cs_ask *ask, struct cs_error *e)
+{
+	int r = read_addresses(in->addresses, in->n_addresses, ask->addrs, CS_NODE_ADDRS_MAX, &ask->naddrs, e);
+	if (r == 0 && (in->port == 0 || in->port > 65535))
+		r = cs_error_set(e, -EINVAL, "%u is no port", in->port);
+	if (r == 0 && !is_path(in->path))
+		r = cs_error_set(
+			e, -EINVAL, "the path is trusted, wireguard, ipsec, vxlan or unknown, not '%.32s'", in->path);
+	ask->port = in->port;
+	ask->path = cs_xstrdup(in->path);
+	return r;
+}
+
+static void hello(struct cs_grpc_call *call, const ProtobufCMessage *message, void *data)
+{
+	const char *name = cs_grpc_conn_peer(cs_grpc_call_conn(call));
+	struct node_conn *conn = cs_grpc_conn_data(cs_grpc_call_conn(call));
+	struct cs_error e;
+	int r = conn->greeting == SAID_NOTHING ? 0
+					       : cs_error_set(&e, -EPERM, "Hello was said on this connection already");
+	if (r == 0 && strlen(name) > CS_NODE_NAME_BYTES)
+		r = cs_error_set(&e, -EINVAL, "the name of a node has at most %d bytes", CS_NODE_NAME_BYTES);
+	if (r < 0) {
+		refuse(call, &e);
+		return;
+	}
+	struct cs_ask *ask = cs_ask_new(CS_ASK_HELLO, name, 0);
+	if (read_hello((const Countersign__V1__HelloRequest *)message, ask, &e) < 0) {
+		refuse(call, &e);
+		cs_ask_free(ask);
+		return;
+	}
+	conn->greeting = SAYING_HELLO;
+	ask_take(data, call, ask);
+}
+
+/* True if the connection may ask. */
+static bool greeted(struct cs_grpc_call *call)
+{
+	const struct node_conn *conn = cs_grpc_conn_data(cs_grpc_call_conn(call));
+	if (conn->greeting == SAID_HELLO)
+		return true;
+	cs_grpc_finish(call, CS_GRPC_FAILED_PRECONDITION, "Hello comes before anything else");
+	return false;
+}
+
+static int read_id(const char *id, struct cs_error *e)
+{
+	size_t n = strlen(id);
+	for (size_t i = 0; i < n; i++)
+		if (id[i] <= ' ' || id[i] > '~')
+			return cs_error_set(e, -EINVAL, "an endpoint's id is printable ASCII without space");
+	return n > 0 && n <= CS_ENDPOINT_ID_MAX
+		       ? 0
+		       : cs_error_set(e, -EINVAL, "an endpoint's id has 1 to %d bytes, not %zu", CS_ENDPOINT_ID_MAX, n);
+}
+
+static int read_claim(const Countersign__V1__ClaimRequest *in, struct cs_claim *claim, struct cs_error *e)
+{
+	int r = read_id(in->id, e);
+	if (r == 0)
+		r = read_addresses(
+			in->addresses, in->n_addresses, claim->addrs, 2 * CS_FAMILY_ADDRS_MAX, &claim->naddrs, e);
+	if (r == 0)
+		r = cs_labels_from_proto(in->labels, in->n_labels, &claim->labels, e);
+	if (r == 0)
+		r = cs_labels_check_claim(&claim->labels, e);
+	claim->id = cs_xstrdup(in->id);
+	return r;
+}
+
+static void read_claims_and_ask(struct cs_cluster_service *s, struct cs_grpc_call *call, enum cs_ask_kind kind,
+	Countersign__V1__ClaimRequest *const *claims, size_t n)
+{
+	struct cs_error e = {0};
+	if (!greeted(call))
+		return;
+	if (n > CS_NODE_ENDPOINTS_MAX) {
+		cs_grpc_finish_reason(call, CS_GRPC_RESOURCE_EXHAUSTED, CS_R_TOO_MANY, "at most %d claims of a node",
+			CS_NODE_ENDPOINTS_MAX);
+		return;
+	}
+	struct cs_ask *ask = cs_ask_new(kind, cs_grpc_conn_peer(cs_grpc_call_conn(call)), n);
+	int r = 0;
+	for (size_t i = 0; i < n && r == 0; i++)
+		r = read_claim(claims[i], &ask->claims[i], &e);
+	if (r < 0) {
+		refuse(call, &e);
+		cs_ask_free(ask);
+		return;
+	}
+	ask_take(s, call, ask);
+}
+
+static void claim(struct cs_grpc_call *call, const ProtobufCMessage *message, void *data)
+{
+	Countersign__V1__ClaimRequest *in = (Countersign__V1__ClaimRequest *)message;
+	read_claims_and_ask(data, call, CS_ASK_CLAIM, &in, 1);
+}
+
+static void reconcile(struct cs_grpc_call *call, const ProtobufCMessage *message, void *data)
+{
+	const Countersign__V1__ReconcileClaimsRequest *in = (const Countersign__V1__ReconcileClaimsRequest *)message;
+	read_claims_and_ask(data, call, CS_ASK_RECONCILE, in->claims, in->n_claims);
+}
+
+static void release(struct cs_grpc_call *call, const ProtobufCMessage *message, void *data)
+{
+	const Countersign__V1__ReleaseRequest *in = (const Countersign__V1__ReleaseRequest *)message;
+	struct cs_error e;
+	if (!greeted(call))
+		return;
+	if (read_id(in->id, &e) < 0) {
+		refuse(call, &e);
+		return;
+	}
+	struct cs_ask *ask = cs_ask_new(CS_ASK_RELEASE, cs_grpc_conn_peer(cs_grpc_call_conn(call)), 1);
+	ask->claims[0].id = cs_xstrdup(in->id);
+	ask_take(data, call, ask);
+}
+
+static void heartbeat(struct cs_grpc_call *call, const ProtobufCMessage *message, void *data)
+{
+	(void)message;
+	(void)data;
+	Countersign__V1__HeartbeatReply reply = COUNTERSIGN__V1__HEARTBEAT_REPLY__INIT;
+	if (greeted(call))
+		cs_grpc_reply(call, &reply.base);
+}
+
+static const struct cs_grpc_method methods[] = {
+	{.name = "Hello", .roles = CS_ROLE_PEER, .fn = hello},
+	{.name = "Claim", .roles = CS_ROLE_PEER, .fn = claim},
+	{.name = "Release", .roles = CS_ROLE_PEER, .fn = release},
+	{.name = "ReconcileClaims", .roles = CS_ROLE_PEER, .fn = reconcile},
+	{.name = "Heartbeat", .roles = CS_ROLE_PEER, .fn = heartbeat},
+};
+
+struct cs_cluster_service *cs_cluster_service_new(
+	struct cs_cluster *cluster, const char *trust_domain, struct cs_metrics *metrics)
+{
+	struct cs_cluster_service *s = cs_xcalloc(1, sizeof(*s));
+	s->cluster = cluster;
+	s->trust_domain = trust_domain;
+	s->grpc = (struct cs_grpc_service){.descriptor = &countersign__v1__cluster__descriptor,
+		.methods = methods,
+		.nmethods = sizeof(methods) / sizeof(methods[0]),
+		.data = s};
+	s->connections = cs_gauge(metrics, "countersign_cluster_connections", "Connections of nodes", NULL, 1);
+	return s;
+}
+
+const struct cs_grpc_service *cs_cluster_service_grpc(const struct cs_cluster_service *s)
+{
+	return &s->grpc;
+}
+
+void cs_cluster_service_free(struct cs_cluster_service *s)
+{
+	free(s);
+}

@@ -1,0 +1,336 @@
+#include "identityd.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "cluster.h"
+#include "cluster_service.h"
+#include "directory_service.h"
+#include "endpoints_service.h"
+#include "log.h"
+#include "mem.h"
+#include "node_local.h"
+#include "node_remote.h"
+#include "tls.h"
+
+#define GRACE_MS 500 /* for calls that run when we are told to end */
+/* 5,000 nodes with one connection each, and some that reconnect. Their full lists of claims are what is large. */
+#define CLUSTER_CONNECTIONS_MAX 6000
+#define CLUSTER_MESSAGE_MAX     (16u << 20)
+
+struct cs_identityd {
+	struct cs_daemon *daemon;
+	const struct cs_identityd_config *config;
+	char state_dir[CS_PATH], store_path[CS_PATH], registrations_dir[CS_PATH];
+	char *template, hostname[CS_NODE_NAME_BYTES + 1];
+	struct cs_tls *tls;
+	/* cluster role */
+	struct cs_cluster *cluster;
+	struct cs_cluster_service *cluster_service;
+	struct cs_directory_service *cluster_directory;
+	struct cs_grpc_server *cluster_server;
+	/* node role */
+	struct cs_node *node;
+	struct cs_link *local, *remote;
+	struct cs_directory_service *node_directory;
+	struct cs_endpoints_service *endpoints;
+	struct cs_grpc_server *directory_server, *endpoints_server;
+	uv_signal_t sighup;
+	bool has_sighup;
+	struct cs_metric *refused, *records, *revision;
+};
+
+/* --- pieces --- */
+
+static void on_fatal(void *data, const struct cs_error *e)
+{
+	struct cs_identityd *d = data;
+	cs_daemon_fatal(d->daemon, e);
+}
+
+static void on_refused(const struct cs_grpc_refusal *refusal, void *data)
+{
+	struct cs_identityd *d = data;
+	cs_metric_add(d->refused, 1, cs_reason_name(refusal->reason));
+	cs_warn("refused", cs_str("peer", refusal->peer), cs_str("method", refusal->method),
+		cs_str("error", refusal->text), cs_why(refusal->reason));
+}
+
+static void on_render(void *data)
+{
+	struct cs_identityd *d = data;
+	static const char *const kinds[] = {"", "node", "identity", "placement", "endpoint", "prefix", "policy",
+		"policy_row", "policy_default", "depends_on", "revocation"};
+	const struct cs_directory *dir = d->cluster ? cs_cluster_directory(d->cluster)
+					 : d->node  ? cs_node_directory(d->node)
+						    : NULL;
+	for (int i = 1; dir && i <= COUNTERSIGN__V1__KIND__KIND_REVOCATION; i++)
+		cs_metric_set(d->records, (double)cs_dir_count(dir, (Countersign__V1__Kind)i), kinds[i]);
+	if (dir)
+		cs_metric_set(d->revision, (double)cs_dir_revision(dir));
+}
+
+static int make_state_dir(struct cs_identityd *d, struct cs_error *e)
+{
+	int r = cs_daemon_path(d->daemon, "state", d->state_dir, e);
+	if (r == 0)
+		r = cs_daemon_path(d->daemon, "state/store.db", d->store_path, e);
+	if (r == 0)
+		r = cs_daemon_path(d->daemon, "state/endpoints", d->registrations_dir, e);
+	if (r < 0)
+		return r;
+	if (mkdir(d->state_dir, 0700) < 0 && errno != EEXIST)
+		return cs_error_errno(e, -errno, "cannot make the state directory %s", d->state_dir);
+	return 0;
+}
+
+static int open_tls(struct cs_identityd *d, struct cs_error *e)
+{
+	const struct cs_identityd_config *c = d->config;
+	const struct cs_tls_files files = {.chain = c->tls_cert, .key = c->tls_key, .bundle = c->tls_bundle};
+	if (!c->tls_cert[0])
+		return 0;
+	return cs_tls_new(
+		c->role == CS_RUN_ALL ? CS_TLS_SERVER : CS_TLS_CLIENT, &files, d->daemon->loop.clock, &d->tls, e);
+}
+
+/* The name in the certificate is the one that counts; in role `all` there is none. */
+static int node_name(struct cs_identityd *d, const char **ret, struct cs_error *e)
+{
+	const char *set = d->config->node_name;
+	*ret = set;
+	if (d->config->role == CS_RUN_NODE) {
+		*ret = cs_tls_own_name(d->tls);
+		if (set[0] && strcmp(set, *ret) != 0)
+			return cs_error_set(e, -EINVAL, "node.name is %s, but the certificate %s is node %s's", set,
+				d->config->tls_cert, *ret);
+	} else if (!set[0]) {
+		if (gethostname(d->hostname, sizeof(d->hostname) - 1) < 0)
+			return cs_error_errno(e, -errno, "cannot read the host's name; set node.name");
+		*ret = d->hostname;
+	}
+	if (strlen(*ret) > CS_NODE_NAME_BYTES || strchr(*ret, '/'))
+		return cs_error_set(e, -EINVAL, "'%s' is no name for a node", *ret);
+	return 0;
+}
+
+/* --- cluster role --- */
+
+static int start_cluster(struct cs_identityd *d, struct cs_error *e)
+{
+	const struct cs_identityd_config *c = d->config;
+	if (c->spiffe_id_template[0])
+		d->template = cs_xstrdup(c->spiffe_id_template);
+	else if (asprintf(&d->template, "spiffe://%s/identity/{id}", c->trust_domain) < 0)
+		return cs_error_set(e, -ENOMEM, "out of memory");
+	struct cs_cluster_options options = {.loop = &d->daemon->loop,
+		.core = {.store_path = d->store_path,
+			.trust_domain = c->trust_domain,
+			.spiffe_id_template = d->template,
+			.quarantine_ms = c->address_quarantine_ms,
+			.clock = d->daemon->loop.clock,
+			.authority = (enum cs_authority_kind)c->placement_authority,
+			.placement_file = c->placement_file,
+			.policy_dir = c->policy_dir,
+			.depends_on = c->depends_on},
+		.metrics = d->daemon->metrics,
+		.status = d->daemon->status};
+	return cs_cluster_new(&options, &d->cluster, e);
+}
+
+static int serve_cluster(struct cs_identityd *d, struct cs_error *e)
+{
+	if (!d->tls) {
+		cs_info("tls.cert is not set: no other node can join this cluster role");
+		return 0;
+	}
+	struct cs_directory_service_options directory = {.loop = &d->daemon->loop,
+		.dir = cs_cluster_directory(d->cluster),
+		.roles = CS_ROLE_PEER,
+		.label = "cluster",
+		.metrics = d->daemon->metrics};
+	d->cluster_service = cs_cluster_service_new(d->cluster, d->config->trust_domain, d->daemon->metrics);
+	d->cluster_directory = cs_directory_service_new(&directory);
+	struct cs_grpc_server_options options = {.limits = {.message_max = CLUSTER_MESSAGE_MAX,
+							 .unpack_max = 8 * CLUSTER_MESSAGE_MAX,
+							 .connections_max = CLUSTER_CONNECTIONS_MAX,
+							 .calls_max = 2 * CLUSTER_CONNECTIONS_MAX},
+		.on_connect = cs_cluster_service_connected,
+		.on_disconnect = cs_cluster_service_disconnected,
+		.data = d->cluster_service};
+	int r = cs_grpc_server_new(&d->daemon->loop, &options, &d->cluster_server, e);
+	if (r == 0)
+		r = cs_grpc_server_add(d->cluster_server, cs_cluster_service_grpc(d->cluster_service), e);
+	if (r == 0)
+		r = cs_grpc_server_add(d->cluster_server, cs_directory_service_grpc(d->cluster_directory), e);
+	if (r == 0)
+		r = cs_grpc_server_listen_tcp(d->cluster_server, d->config->cluster_listen, cs_tls_grpc(d->tls), e);
+	if (r == 0)
+		cs_info("cluster role serves", cs_str("listen", d->config->cluster_listen),
+			cs_u64("port", cs_grpc_server_port(d->cluster_server)));
+	return r;
+}
+
+/* --- node role --- */
+
+static int start_node(struct cs_identityd *d, struct cs_error *e)
+{
+	const struct cs_identityd_config *c = d->config;
+	struct cs_node_options options = {.loop = &d->daemon->loop,
+		.port = (uint32_t)c->node_port,
+		.path = cs_node_paths[c->node_path],
+		.state_dir = d->registrations_dir,
+		.metrics = d->daemon->metrics,
+		.status = d->daemon->status,
+		.fatal = on_fatal,
+		.fatal_data = d};
+	int r = node_name(d, &options.name, e);
+	if (r == 0)
+		r = cs_identityd_addresses(c, options.addrs, &options.naddrs, e);
+	if (r == 0)
+		r = cs_node_new(&options, &d->node, e);
+	if (r < 0)
+		return r;
+	cs_status_set_node(d->daemon->status, options.name);
+	if (options.naddrs == 0)
+		cs_warn("node.addresses is not set: no other node can authenticate with this one");
+	if (d->cluster) {
+		d->local = cs_link_local_new(&d->daemon->loop, d->cluster, d->node);
+		return 0;
+	}
+	struct cs_link_remote_options remote = {
+		.loop = &d->daemon->loop, .server = c->cluster_server, .tls = cs_tls_grpc(d->tls), .node = d->node};
+	return cs_link_remote_new(&remote, &d->remote, e);
+}
+
+static uint32_t node_silent_ms(void *data)
+{
+	return cs_node_silent_ms(data);
+}
+
+static int serve_on(struct cs_identityd *d, const struct cs_grpc_service *service, const char *socket,
+	struct cs_grpc_server **ret, struct cs_error *e)
+{
+	struct cs_grpc_server_options options = {.on_refused = on_refused, .data = d};
+	char path[CS_PATH];
+	int r = cs_grpc_server_new(&d->daemon->loop, &options, ret, e);
+	if (r == 0)
+		r = cs_grpc_server_add(*ret, service, e);
+	if (r == 0)
+		r = cs_daemon_path(d->daemon, socket, path, e);
+	/* Anybody may connect; roles decide before a byte is read. */
+	if (r == 0)
+		r = cs_grpc_server_listen_unix(*ret, path, 0666, (gid_t)-1, d->daemon->roles, e);
+	return r;
+}
+
+static int serve_node(struct cs_identityd *d, struct cs_error *e)
+{
+	struct cs_directory_service_options directory = {.loop = &d->daemon->loop,
+		.dir = cs_node_directory(d->node),
+		.silent_ms = node_silent_ms,
+		.silent_data = d->node,
+		.node = cs_node_name(d->node),
+		.roles = CS_ROLE_VIEWER,
+		.label = "node",
+		.metrics = d->daemon->metrics};
+	d->node_directory = cs_directory_service_new(&directory);
+	d->endpoints = cs_endpoints_service_new(&d->daemon->loop, d->node);
+	int r = serve_on(d, cs_directory_service_grpc(d->node_directory), "directory.sock", &d->directory_server, e);
+	if (r == 0)
+		r = serve_on(d, cs_endpoints_service_grpc(d->endpoints), "endpoints.sock", &d->endpoints_server, e);
+	return r;
+}
+
+/* --- life --- */
+
+static void on_sighup(uv_signal_t *handle, int signum)
+{
+	(void)signum;
+	struct cs_identityd *d = handle->data;
+	if (d->cluster)
+		cs_cluster_reload(d->cluster);
+}
+
+static void catch_sighup(struct cs_identityd *d)
+{
+	uv_signal_init(&d->daemon->loop.uv, &d->sighup);
+	d->sighup.data = d;
+	d->has_sighup = true;
+	uv_signal_start(&d->sighup, on_sighup, SIGHUP);
+}
+
+static void make_metrics(struct cs_identityd *d)
+{
+	struct cs_metrics *m = d->daemon->metrics;
+	d->refused =
+		cs_counter(m, "countersign_refused_total", "Connections and calls that were refused", "reason", 16);
+	d->records = cs_gauge(m, "countersign_directory_records", "Records of the directory", "kind", 16);
+	d->revision = cs_gauge(m, "countersign_directory_revision", "Revision of the directory", NULL, 1);
+	cs_metrics_on_render(m, on_render, d);
+}
+
+int cs_identityd_start(struct cs_daemon *daemon, struct cs_identityd **ret, struct cs_error *e)
+{
+	struct cs_identityd *d = cs_xcalloc(1, sizeof(*d));
+	d->daemon = daemon;
+	d->config = daemon->config;
+	*ret = d;
+	make_metrics(d);
+	cs_status_set_role(daemon->status, d->config->role == CS_RUN_ALL ? "all" : "node");
+	catch_sighup(d);
+	int r = make_state_dir(d, e);
+	if (r == 0)
+		r = open_tls(d, e);
+	if (r == 0 && d->config->role == CS_RUN_ALL)
+		r = start_cluster(d, e);
+	if (r == 0)
+		r = start_node(d, e);
+	if (r == 0 && d->cluster)
+		r = serve_cluster(d, e);
+	if (r == 0)
+		r = serve_node(d, e);
+	return r;
+}
+
+void cs_identityd_stop(struct cs_identityd *d)
+{
+	if (!d)
+		return;
+	/* Outside in: no new calls, then what served them, then what they used. Memory goes when the loop has ended. */
+	if (d->endpoints)
+		cs_endpoints_service_close(d->endpoints);
+	if (d->node_directory)
+		cs_directory_service_close(d->node_directory);
+	if (d->cluster_directory)
+		cs_directory_service_close(d->cluster_directory);
+	struct cs_grpc_server *servers[] = {d->endpoints_server, d->directory_server, d->cluster_server};
+	for (size_t i = 0; i < sizeof(servers) / sizeof(servers[0]); i++)
+		if (servers[i])
+			cs_grpc_server_close(servers[i], GRACE_MS, NULL, NULL);
+	cs_link_local_close(d->local);
+	if (d->remote)
+		cs_link_remote_close(d->remote, NULL, NULL);
+	if (d->node)
+		cs_node_close(d->node, NULL, NULL);
+	if (d->cluster)
+		cs_cluster_close(d->cluster, NULL, NULL);
+	if (d->has_sighup)
+		uv_close((uv_handle_t *)&d->sighup, NULL);
+}
+
+void cs_identityd_free(struct cs_identityd *d)
+{
+	if (!d)
+		return;
+	cs_endpoints_service_free(d->endpoints);
+	cs_directory_service_free(d->node_directory);
+	cs_directory_service_free(d->cluster_directory);
+	cs_cluster_service_free(d->cluster_service);
+	cs_node_free(d->node);
+	cs_cluster_free(d->cluster);
+	cs_tls_free(d->tls);
+	free(d->template);
+	free(d);
+}

@@ -1,0 +1,163 @@
+/* countersign-identityd: settings and options. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include "identityd.h"
+#include "spiffe_id.h"
+#include "store.h"
+
+const char *const cs_node_paths[] = {"unknown", "trusted", "wireguard", "ipsec", "vxlan", NULL};
+static const char *const roles[] = {"all", "node", NULL};
+static const char *const authorities[] = {"self", "static", NULL};
+
+#define C struct cs_identityd_config
+static const struct cs_setting settings[] = {
+	CS_DAEMON_SETTINGS(C, common),
+	CS_SET_ENUM(C, role, "role", "all", roles,
+		"all: cluster role and node role in one process; node: a node that follows a cluster role elsewhere"),
+	CS_SET_STRING(C, trust_domain, "trust_domain", "", 0, CS_TRUST_DOMAIN_MAX,
+		"The SPIFFE trust domain of this cluster; must be set in role all"),
+	CS_SET_STRING(C, spiffe_id_template, "spiffe_id_template", "", 0, CS_SPIFFE_ID_MAX,
+		"SPIFFE ID of a new identity, with {id} once; empty: spiffe://TRUST_DOMAIN/identity/{id}"),
+	CS_SET_STRING(C, node_name, "node.name", "", 0, CS_NODE_NAME_BYTES,
+		"Name of this node; empty: the host's name, in role node the one in the certificate"),
+	CS_SET_LIST(C, node_addresses, "node.addresses", "", 0, CS_NODE_ADDRS_MAX,
+		"Addresses at which other nodes reach authd of this node, the preferred one first"),
+	CS_SET_INT(C, node_port, "node.port", "4250", 1, 65535, NULL, "Port of authd of this node"),
+	CS_SET_ENUM(C, node_path, "node.path", "unknown", cs_node_paths,
+		"What protects packets between this node and others on their way"),
+	CS_SET_STRING(C, cluster_listen, "cluster.listen", "[::]:4251", 1, 255,
+		"Where the cluster role serves other nodes, if tls.cert is set"),
+	CS_SET_STRING(C, cluster_server, "cluster.server", "", 0, 255, "HOST:PORT of the cluster role; role node"),
+	CS_SET_PATH(C, tls_cert, "tls.cert", "", 0,
+		"Certificate chain for mTLS: of spiffe://TRUST_DOMAIN/countersign/identityd in role all, of "
+		"spiffe://TRUST_DOMAIN/countersign/node/NAME in role node"),
+	CS_SET_PATH(C, tls_key, "tls.key", "", 0, "Its key"),
+	CS_SET_PATH(C, tls_bundle, "tls.bundle", "", 0, "Authorities of the trust domain"),
+	CS_SET_PATH(C, policy_dir, "policy.dir", "", 0,
+		"Directory of CiliumNetworkPolicy files (*.yaml, *.yml), read again when it changes; write files "
+		"elsewhere and "
+		"rename them into it; role all"),
+	CS_SET_ENUM(C, placement_authority, "placement.authority", "self", authorities,
+		"Who says that an identity may run on a node; self: the node does"),
+	CS_SET_PATH(C, placement_file, "placement.file", "", 0,
+		"The file of the placement authority static, read again when it changes"),
+	CS_SET_DURATION(C, address_quarantine_ms, "address.quarantine", "75s", 0, 86400000,
+		"For how long an address that an endpoint let go is not given to another identity; longer than authd's "
+		"directory.max_stale"),
+	CS_SET_LIST(C, depends_on, "depends_on", "", 0, 256,
+		"What must be reachable before anything is authenticated (SPIRE, DNS): NAME=LABEL[;LABEL...] or "
+		"NAME=PREFIX"),
+};
+#undef C
+
+enum option { ROLE };
+
+static const struct cs_option options[] = {
+	[ROLE] = {.name = "role", .arg = "all|node", .help = "The same as --set role="},
+};
+
+int cs_identityd_addresses(
+	const struct cs_identityd_config *c, struct cs_ip ret[CS_NODE_ADDRS_MAX], size_t *ret_n, struct cs_error *e)
+{
+	int r = 0;
+	*ret_n = 0;
+	for (size_t i = 0; i < c->node_addresses.n && r == 0; i++) {
+		r = cs_ip_parse(c->node_addresses.items[i], &ret[i], e);
+		if (r == 0)
+			r = cs_ip_check_unicast(&ret[i], e);
+		*ret_n = i + 1;
+	}
+	return r < 0 ? cs_error_prefix(e, "node.addresses") : 0;
+}
+
+static int check_all(const struct cs_identityd_config *c, struct cs_error *e)
+{
+	if (!c->trust_domain[0])
+		return cs_error_set(e, -EINVAL, "trust_domain is not set; for example --set trust_domain=example.org");
+	if (cs_trust_domain_check(c->trust_domain, strlen(c->trust_domain), e) < 0)
+		return cs_error_prefix(e, "trust_domain");
+	if (c->spiffe_id_template[0] && cs_spiffe_template_check(c->spiffe_id_template, c->trust_domain, e) < 0)
+		return cs_error_prefix(e, "spiffe_id_template");
+	if (c->placement_authority == CS_AUTHORITY_STATIC && !c->placement_file[0])
+		return cs_error_set(e, -EINVAL, "placement.authority is static, but placement.file is not set");
+	if (c->cluster_server[0])
+		return cs_error_set(
+			e, -EINVAL, "cluster.server is for role node; in role all the cluster role is here");
+	return 0;
+}
+
+static int check_node(const struct cs_identityd_config *c, struct cs_error *e)
+{
+	if (!c->cluster_server[0])
+		return cs_error_set(
+			e, -EINVAL, "cluster.server is not set; for example --set cluster.server=10.0.0.1:4251");
+	if (!c->tls_cert[0])
+		return cs_error_set(e, -EINVAL, "tls.cert is not set: role node needs this node's certificate");
+	if (c->node_addresses.n == 0)
+		return cs_error_set(e, -EINVAL, "node.addresses is not set: where do other nodes reach this one?");
+	if (c->policy_dir[0] || c->placement_file[0])
+		return cs_error_set(e, -EINVAL, "policy.dir and placement.file are for role all");
+	return 0;
+}
+
+static int check(struct cs_daemon *d, struct cs_error *e)
+{
+	struct cs_identityd_config *c = d->config;
+	struct cs_ip addrs[CS_NODE_ADDRS_MAX];
+	size_t n;
+	if (d->options[ROLE]) {
+		char assignment[64];
+		snprintf(assignment, sizeof(assignment), "role=%.40s", d->options[ROLE]);
+		if (cs_settings_set(&d->spec->settings, c, assignment, e) < 0)
+			return e->code;
+	}
+	if (!c->tls_cert[0] != !c->tls_key[0] || !c->tls_cert[0] != !c->tls_bundle[0])
+		return cs_error_set(e, -EINVAL, "tls.cert, tls.key and tls.bundle go together");
+	if (cs_identityd_addresses(c, addrs, &n, e) < 0)
+		return e->code;
+	return c->role == CS_RUN_ALL ? check_all(c, e) : check_node(c, e);
+}
+
+static int start(struct cs_daemon *d, struct cs_error *e)
+{
+	struct cs_identityd *app = NULL;
+	int r = cs_identityd_start(d, &app, e);
+	d->app = app;
+	if (r == 0)
+		cs_daemon_ready(d);
+	return r;
+}
+
+static void stop(struct cs_daemon *d)
+{
+	cs_identityd_stop(d->app);
+}
+
+static void fini(struct cs_daemon *d)
+{
+	cs_identityd_free(d->app);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct cs_daemon_spec spec = {
+		.name = "identityd",
+		.program = "countersign-identityd",
+		.summary =
+			"Who is who and where: labels, identities, endpoints, placements and policy, as one directory.",
+		.examples = "  countersign-identityd --role all --set trust_domain=example.org --set "
+			    "node.addresses=10.0.0.1\n"
+			    "  countersign-identityd --role node --config /etc/countersign/identityd.yaml\n",
+		.settings = {settings, sizeof(settings) / sizeof(settings[0])},
+		.options = options,
+		.noptions = sizeof(options) / sizeof(options[0]),
+		.config_size = sizeof(struct cs_identityd_config),
+		.common_offset = offsetof(struct cs_identityd_config, common),
+		.check = check,
+		.start = start,
+		.stop = stop,
+		.fini = fini,
+	};
+	return cs_daemon_main(&spec, argc, argv);
+}
