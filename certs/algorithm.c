@@ -210,20 +210,3 @@ const char *cs_key_algorithm_name(enum cs_key_algorithm algorithm)
 		[CS_KEY_NONE] = "none", [CS_KEY_P256] = "P-256", [CS_KEY_P384] = "P-384", [CS_KEY_RSA] = "RSA"};
 	return names[algorithm];
 }
-
-const char *cs_signature_algorithm_name(enum cs_signature_algorithm algorithm)
-{
-	static const char *const names[] = {
-		[CS_SIG_NONE] = "none",
-		[CS_SIG_ECDSA_SHA256] = "ECDSA with SHA-256",
-		[CS_SIG_ECDSA_SHA384] = "ECDSA with SHA-384",
-		[CS_SIG_ECDSA_SHA512] = "ECDSA with SHA-512",
-		[CS_SIG_RSA_SHA256] = "RSA with SHA-256",
-		[CS_SIG_RSA_SHA384] = "RSA with SHA-384",
-		[CS_SIG_RSA_SHA512] = "RSA with SHA-512",
-		[CS_SIG_PSS_SHA256] = "RSA-PSS with SHA-256",
-		[CS_SIG_PSS_SHA384] = "RSA-PSS with SHA-384",
-		[CS_SIG_PSS_SHA512] = "RSA-PSS with SHA-512",
-	};
-	return names[algorithm];
-}

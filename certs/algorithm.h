@@ -39,8 +39,7 @@ struct cs_key_facts {
 CS_MUST_USE int cs_algorithm_key(struct cs_der spki, struct cs_key_facts *ret, struct cs_error *e);
 /* content: of an AlgorithmIdentifier, without its own tag and length. */
 CS_MUST_USE int cs_algorithm_signature(struct cs_der content, enum cs_signature_algorithm *ret, struct cs_error *e);
-/* "P-256", "RSA", "ECDSA with SHA-256"; static strings. */
+/* "P-256", "RSA"; static strings. */
 const char *cs_key_algorithm_name(enum cs_key_algorithm algorithm);
-const char *cs_signature_algorithm_name(enum cs_signature_algorithm algorithm);
 
 #endif

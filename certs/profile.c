@@ -14,7 +14,7 @@ enum key_usage {
 /* What the extensions of one certificate said. */
 struct seen {
 	bool leaf; /* which of the two profiles applies */
-	bool san, san_critical, basic, usage, extended, name_constraints;
+	bool san_critical, usage, extended, name_constraints;
 	bool ca, basic_critical, usage_critical, path_len_present;
 	bool server_auth, client_auth;
 	uint16_t usage_bits;
@@ -45,6 +45,7 @@ static int broken(struct cs_error *e, const struct seen *seen, const char *sente
 /* RFC 5280 4.2.1.9: SEQUENCE { cA BOOLEAN DEFAULT FALSE, pathLenConstraint INTEGER OPTIONAL } */
 static bool basic_constraints(struct cs_der value, bool critical, struct seen *seen, struct cs_cert_facts *facts)
 {
+	(void)facts;
 	struct cs_der body, flag, number;
 	bool present;
 	if (!cs_der_take(&value, CS_DER_SEQUENCE, &body) || value.len > 0 ||
@@ -54,12 +55,8 @@ static bool basic_constraints(struct cs_der value, bool critical, struct seen *s
 		return false;
 	if (!cs_der_take_optional(&body, CS_DER_INTEGER, &number, &seen->path_len_present) || body.len > 0)
 		return false;
-	if (seen->path_len_present) {
-		if (!cs_der_unsigned(number, &number) || number.len > 1)
-			return false;
-		facts->path_len = number.len ? number.data[0] : 0;
-	}
-	seen->basic = true;
+	if (seen->path_len_present && (!cs_der_unsigned(number, &number) || number.len > 1))
+		return false;
 	seen->basic_critical = critical;
 	return true;
 }
@@ -137,7 +134,6 @@ static bool subject_alt_name(struct cs_der value, bool critical, struct seen *se
 			return false;
 		}
 	}
-	seen->san = true;
 	seen->san_critical = critical;
 	return true;
 }
@@ -444,7 +440,6 @@ static int check_authority(const struct seen *seen, const struct cs_cert_facts *
 static int check(struct cs_der der, struct cs_cert_facts *ret, struct cs_spiffe_id *ret_id, struct cs_error *e)
 {
 	struct seen seen = {.leaf = ret_id != NULL};
-	ret->path_len = -1;
 	ret->subject_key_id.len = ret->authority_key_id.len = 0;
 	int r = read_certificate(der, &seen, ret, e);
 	if (r == 0)

@@ -23,7 +23,6 @@ struct cs_cert_facts {
 	enum cs_signature_algorithm signature;
 	struct cs_der spki, issuer, subject; /* with tag and length */
 	struct cs_der tbs;                   /* what the signature covers, with tag and length */
-	int path_len;                        /* CA only; -1: not limited */
 };
 
 /* Reasons: CERTIFICATE_MALFORMED (not DER, not X.509), ALGORITHM_REFUSED, SVID_PROFILE. What *ret

@@ -12,7 +12,8 @@
 
 /* One per thread and OSSL_LIB_CTX; remembers the chains that it has verified. */
 struct cs_verifier;
-/* ctx is borrowed for the verifier's life; NULL is the default context. cache: how many chains to remember at most,
+/* ctx is borrowed for the verifier's life; NULL is the default context. A context of fewer algorithms than algorithm.h
+ * lists refuses the chains that use what it lacks. cache: how many chains to remember at most,
  * 0 for none, up to CS_VERIFY_CACHE_MAX. */
 CS_MUST_USE int cs_verifier_new(OSSL_LIB_CTX *ctx, size_t cache, struct cs_verifier **ret, struct cs_error *e);
 void cs_verifier_free(struct cs_verifier *verifier); /* NULL is fine */

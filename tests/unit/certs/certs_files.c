@@ -37,11 +37,13 @@ struct cs_der certs_file(const char *name)
 	return (struct cs_der){k->bytes, (size_t)size};
 }
 
-void certs_files_free(void)
+int certs_files_free(void **state)
 {
+	(void)state;
 	while (kept) {
 		struct kept *k = kept;
 		kept = k->next;
 		free(k);
 	}
+	return 0;
 }

@@ -324,13 +324,6 @@ static void every_prefix(void **state)
 	}
 }
 
-static int done(void **state)
-{
-	(void)state;
-	certs_files_free();
-	return 0;
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -340,5 +333,5 @@ int main(void)
 		cmocka_unit_test(facts_are_right),
 		cmocka_unit_test(every_prefix),
 	};
-	return cmocka_run_group_tests(tests, NULL, done);
+	return cmocka_run_group_tests(tests, NULL, certs_files_free);
 }

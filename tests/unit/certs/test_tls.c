@@ -315,13 +315,6 @@ static void chain_limits(void **state)
 	X509_free(y);
 }
 
-static int done(void **state)
-{
-	(void)state;
-	certs_files_free();
-	return 0;
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -332,5 +325,5 @@ int main(void)
 		cmocka_unit_test(bad_files),
 		cmocka_unit_test(chain_limits),
 	};
-	return cmocka_run_group_tests(tests, NULL, done);
+	return cmocka_run_group_tests(tests, NULL, certs_files_free);
 }

@@ -576,13 +576,6 @@ static void own_context(void **state)
 	OSSL_LIB_CTX_free(ctx);
 }
 
-static int done(void **state)
-{
-	(void)state;
-	certs_files_free();
-	return 0;
-}
-
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, begin, end)
@@ -590,5 +583,5 @@ int main(void)
 		T(leaf_counts_once), T(times), T(limits), T(domains), T(expectations), T(names_alike), T(peer_facts),
 		T(earliest_end), T(cache), T(cache_and_bundles), T(cache_is_bounded), T(bundle_contents),
 		T(bundle_limits), T(mbedtls_alone), T(own_context)};
-	return cmocka_run_group_tests(tests, NULL, done);
+	return cmocka_run_group_tests(tests, NULL, certs_files_free);
 }
