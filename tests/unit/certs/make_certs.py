@@ -1,6 +1,6 @@
 """Certificates for the unit tests of certs/, made with python3-cryptography and openssl, never with our own code.
 
-usage: make_certs.py DIRECTORY
+usage: make_certs.py DIRECTORY (which is made anew)
 
 NAME.der is one certificate. leaf-ok-*, leaf-bad-*, authority-ok-*, authority-bad-* differ from a good one in one thing each
 and are signed properly by root-p256, so that nothing but the rule in question can refuse them."""
@@ -8,6 +8,7 @@ and are signed properly by root-p256, so that nothing but the rule in question c
 import datetime
 import ipaddress
 import os
+import shutil
 import subprocess
 import sys
 
@@ -328,6 +329,9 @@ def refused_algorithms():
     yield "rsa-huge-e-key", change(base, field(SPKI, rsa_spki(2048, (1 << 64) + 1)), ROOT)
     yield "rsa-even-key", change(base, field(SPKI, rsa_spki(3000, odd=0)), ROOT)
     yield "compressed-point", change(base, field(SPKI, compressed), ROOT)
+    two = der.parse(base.der)[0][1][0][1][SPKI]
+    two[1][0][1].append([0x05, b""])
+    yield "curve-and-more", change(base, field(SPKI, two), ROOT)
     yield "explicit-curve", change(base, field(SPKI, der.parse(explicit)[0]), ROOT)
 
 
@@ -499,11 +503,17 @@ def pem_files():
     put("bundle.pem", ROOT.cert.public_bytes(pem))
     put("other-bundle.pem", other.cert.public_bytes(pem))
     put("empty.pem", b"")
+    put("rsa.key", new_key("rsa2048").private_bytes(pem, serialization.PrivateFormat.PKCS8,
+                                                    serialization.NoEncryption()))
+    put("encrypted.key", LEAF_KEY.private_bytes(pem, serialization.PrivateFormat.PKCS8,
+                                                serialization.BestAvailableEncryption(b"secret")))
     for filename, by, uri in (
             ("server", ROOT, "spiffe://test.example/countersign/identityd"),
             ("node1", ROOT, "spiffe://test.example/countersign/node/node1"),
             ("node2", below, "spiffe://test.example/countersign/node/node-2.example"),
             ("workload", ROOT, "spiffe://test.example/identity/4711"),
+            ("long-node", ROOT, "spiffe://test.example/countersign/node/" + "n" * 256),
+            ("longest-node", ROOT, "spiffe://test.example/countersign/node/" + "n" * 255),
             ("deep-node", ROOT, "spiffe://test.example/countersign/node/a/b"),
             ("foreign", other, "spiffe://test.example/countersign/node/node1")):
         key = new_key("p256")
@@ -513,7 +523,8 @@ def pem_files():
 
 
 def main():
-    os.makedirs(OUT, exist_ok=True)
+    shutil.rmtree(OUT, ignore_errors=True)  # no case that is no more
+    os.makedirs(OUT)
     for case, party in good_leaves():
         write("leaf-ok-" + case, party)
     for case, party in bad_leaves():

@@ -126,6 +126,7 @@ static const struct rule leaves[] = {
 	{"leaf-bad-rsa-huge-e-key", CS_R_ALGORITHM_REFUSED, "exponent"},
 	{"leaf-bad-rsa-even-key", CS_R_ALGORITHM_REFUSED, "odd"},
 	{"leaf-bad-compressed-point", CS_R_ALGORITHM_REFUSED, "uncompressed"},
+	{"leaf-bad-curve-and-more", CS_R_CERTIFICATE_MALFORMED, "public key"},
 	{"leaf-bad-explicit-curve", CS_R_ALGORITHM_REFUSED, "spelled out"},
 };
 

@@ -181,6 +181,10 @@ static void server_refuses(void **state)
 		hang_up(&p);
 		SSL_CTX_free(client);
 	}
+	char name[CS_GRPC_PEER_NAME];
+	struct cs_error e;
+	assert_true(cs_tls_grpc(server)->peer(NULL, name, cs_tls_grpc(server)->data, &e) < 0);
+	assert_int_equal(e.reason, CS_R_NO_CERTIFICATE);
 	/* Its twin: the same careless client with a node's certificate gets in, until that ends. */
 	SSL_CTX *client = careless(TLS_client_method(), "node1");
 	struct pair p;
@@ -262,6 +266,9 @@ static void bad_files(void **state)
 		{CS_TLS_CLIENT, "node1.pem", "missing.key", "bundle.pem", "missing.key"},
 		{CS_TLS_CLIENT, "missing.pem", "node1.key", "bundle.pem", "missing.pem"},
 		{CS_TLS_CLIENT, "bundle.pem", "node1.key", "bundle.pem", "node1.key"},
+		{CS_TLS_CLIENT, "node1.pem", "rsa.key", "bundle.pem", "rsa.key"},
+		{CS_TLS_CLIENT, "node1.pem", "encrypted.key", "bundle.pem", "encrypted.key"},
+		{CS_TLS_CLIENT, "long-node.pem", "long-node.key", "bundle.pem", "256 bytes"},
 	};
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		struct cs_tls *tls = NULL;
@@ -276,6 +283,7 @@ static void bad_files(void **state)
 	}
 	struct cs_tls *tls;
 	struct cs_error e;
+	cs_tls_free(must_load(CS_TLS_CLIENT, "longest-node", "bundle.pem"));
 	now_unix_s = NOW + 3600;
 	assert_true(load(CS_TLS_CLIENT, "node1", "bundle.pem", &tls, &e) < 0);
 	assert_int_equal(e.reason, CS_R_SVID_EXPIRED);

@@ -253,6 +253,8 @@ static void expectations(void **state)
 {
 	(void)state;
 	put(bundles, "test.example", 1, NAMES("root-p256"));
+	check(CS_R_TRUST_DOMAIN_MISMATCH, "spiffe://test.example/web", NOW,
+		NAMES("other-web")); /* bundle or no bundle */
 	put(bundles, "other.example", 1, NAMES("root-other"));
 	for (int hit = 0; hit < 2; hit++) {
 		check(CS_R_NONE, "spiffe://test.example/web", NOW, NAMES("leaf-ok-spire"));
