@@ -33,6 +33,8 @@ void cs_merge_free(struct cs_merge *m)
 
 static bool append(char **to, size_t *len, const char *text, size_t n)
 {
+	if (n == 0) /* realloc(p, 0) would free p */
+		return true;
 	char *grown = realloc(*to, *len + n);
 	if (!grown)
 		return false;
@@ -150,7 +152,10 @@ int cs_merge_add(struct cs_merge *m, const char *text, size_t len, struct cs_err
 void cs_merge_write(const struct cs_merge *m, FILE *out)
 {
 	for (size_t i = 0; i < m->n; i++) {
-		fwrite(m->families[i].head, 1, m->families[i].head_len, out);
-		fwrite(m->families[i].samples, 1, m->families[i].samples_len, out);
+		const struct family *f = &m->families[i];
+		if (f->head_len)
+			fwrite(f->head, 1, f->head_len, out);
+		if (f->samples_len)
+			fwrite(f->samples, 1, f->samples_len, out);
 	}
 }

@@ -39,6 +39,7 @@ static void test_merged(void **state)
 	assert_string_equal(
 		text, HEAD("a") "a{d=\"1\"} 1\na{d=\"2\"} 4\n" HEAD("b") "b_bucket{le=\"1\"} 2\nb_count 3\n" HEAD("c"));
 	free(text);
+	assert_int_equal(add(m, HEAD("c") HEAD("d") HEAD("c")), 0); /* a family without samples, again and again */
 	cs_merge_free(m);
 	cs_merge_free(NULL);
 }
