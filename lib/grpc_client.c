@@ -161,7 +161,7 @@ static void submit(struct client_conn *conn, struct cs_grpc_client_call *call)
 void cs_grpc_client_submit_all(struct cs_grpc_channel *channel)
 {
 	struct client_conn *conn = channel->conn;
-	while (conn && conn->ready && channel->waiting) {
+	while (conn && conn->ready && !conn->h.failed && channel->waiting) {
 		if (conn->ncalls >=
 			nghttp2_session_get_remote_settings(conn->h.session, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS))
 			break;

@@ -134,6 +134,7 @@ static void judge(struct cs_grpc_call *call)
 	struct cs_grpc_server *server = call->conn->server;
 	call->headers_done = true;
 	if (call->headers_bytes > server->options.limits.headers_max) {
+		cs_grpc_server_refused(call->conn, call->path, CS_R_TOO_MANY, "the headers are too large");
 		cs_grpc_call_end(call, CS_GRPC_RESOURCE_EXHAUSTED, CS_R_TOO_MANY, "the headers are too large");
 		return;
 	}
@@ -207,11 +208,14 @@ static void refuse_bytes(struct cs_grpc_call *call, int error)
 {
 	char text[128];
 	enum cs_grpc_code code = CS_GRPC_INTERNAL;
+	enum cs_reason reason = CS_R_NONE;
 	switch (error) {
 	case -EMSGSIZE:
 		code = CS_GRPC_RESOURCE_EXHAUSTED;
 		snprintf(text, sizeof(text), "the request has %u bytes, more than the %u that are taken",
 			(unsigned)call->in.size, (unsigned)call->in.message_max);
+		reason = CS_R_TOO_MANY;
+		cs_grpc_server_refused(call->conn, call->path, reason, text);
 		break;
 	case -EOPNOTSUPP:
 		snprintf(text, sizeof(text), "the message is compressed, and no grpc-encoding was named");
@@ -223,7 +227,7 @@ static void refuse_bytes(struct cs_grpc_call *call, int error)
 	default:
 		snprintf(text, sizeof(text), "the request is not in gRPC's framing");
 	}
-	cs_grpc_call_end(call, code, CS_R_NONE, text);
+	cs_grpc_call_end(call, code, reason, text);
 }
 
 /* What arrives is bounded by message_max, so the window opens again at once. */

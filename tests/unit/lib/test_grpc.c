@@ -767,6 +767,228 @@ static void idle_connections_end(void **state)
 	fixture_free(f);
 }
 
+/* ---- Hello first, on every connection; state of a connection ---- */
+
+struct hello {
+	struct fixture *f;
+	unsigned hellos, says, left;
+	bool reset;
+};
+
+static void hello_reply(const struct cs_grpc_status *status, const ProtobufCMessage *reply, void *data)
+{
+	struct hello *h = data;
+	assert_non_null(reply);
+	assert_int_equal(status->code, CS_GRPC_OK);
+	const char *text = ((const Countersign__Test__EchoReply *)reply)->text;
+	if (strcmp(text, "hello") == 0) {
+		h->hellos++;
+		return;
+	}
+	assert_true(h->hellos > 0); /* answers come in the order of the calls here */
+	h->says++;
+	if (--h->left > 0)
+		return;
+	if (h->reset) {
+		finish(h->f);
+		return;
+	}
+	h->reset = true;
+	h->hellos = 0;
+	h->left = 1;
+	cs_grpc_channel_reset(h->f->channel);
+	struct cs_error e;
+	REQUEST(request, request.text = (char *)(uintptr_t) "say");
+	const struct cs_grpc_call_options options = {.wait = true};
+	assert_int_equal(
+		cs_grpc_unary(h->f->channel, SERVICE, "Say", &request.base, &options, hello_reply, h, NULL, &e), 0);
+}
+
+static void hello_state(
+	struct cs_grpc_channel *channel, enum cs_grpc_state state, const struct cs_error *error, void *data)
+{
+	(void)error;
+	if (state != CS_GRPC_READY)
+		return;
+	struct cs_error e;
+	REQUEST(request, request.text = (char *)(uintptr_t) "hello");
+	assert_int_equal(cs_grpc_unary(channel, SERVICE, "Say", &request.base, NULL, hello_reply, data, NULL, &e), 0);
+}
+
+static void hello_comes_first(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new();
+	struct hello h = {.f = f, .left = 3};
+	struct cs_error e;
+	serve(f, NULL);
+	const struct cs_grpc_channel_options options = {
+		.target = f->target, .on_state = hello_state, .data = &h, .backoff_min_ms = 1};
+	assert_int_equal(cs_grpc_channel_new(&f->loop, &options, &f->channel, &e), 0);
+	REQUEST(request, request.text = (char *)(uintptr_t) "say");
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(
+			cs_grpc_unary(f->channel, SERVICE, "Say", &request.base, NULL, hello_reply, &h, NULL, &e), 0);
+	cs_loop_run(&f->loop);
+	assert_int_equal(h.says, 4);
+	assert_int_equal(h.hellos, 1);
+	assert_int_equal(f->connects, 2);
+	fixture_free(f);
+}
+
+/* ---- the server ends a connection from within a handler ---- */
+
+static void close_conn(struct cs_timer *timer)
+{
+	struct fixture *f = timer->data;
+	assert_non_null(f->open);
+	assert_string_equal(cs_grpc_call_path(f->open), "/countersign.test.Echo/Say");
+	assert_int_equal(cs_grpc_call_deadline_mono_ms(f->open), INT64_MAX);
+	cs_grpc_conn_close(cs_grpc_call_conn(f->open));
+	assert_non_null(f->open); /* it comes from the loop, never from inside */
+}
+
+static void server_closes_a_connection(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new();
+	serve(f, NULL);
+	connect_channel(f, NULL);
+	cs_timer_init(&f->timer, &f->loop, close_conn, f);
+	f->has_timer = true;
+	cs_timer_start(&f->timer, 50, 0);
+	REQUEST(request, request.never = 1);
+	unary(f, "Say", &request, 0);
+	cs_loop_run(&f->loop);
+	assert_int_equal(f->status.code, CS_GRPC_UNAVAILABLE);
+	assert_int_equal(f->cancels, 1);
+	assert_int_equal(f->done, 1);
+	fixture_free(f);
+}
+
+/* ---- closing before anything happened ---- */
+
+static void closes_at_once(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new();
+	struct cs_error e;
+	serve(f, NULL);
+	connect_channel(f, NULL);
+	REQUEST(request);
+	assert_int_equal(cs_grpc_unary(f->channel, SERVICE, "Say", &request.base, NULL, on_reply, f, NULL, &e), 0);
+	cs_grpc_channel_close(f->channel, NULL, NULL);
+	assert_int_equal(cs_grpc_channel_state(f->channel), CS_GRPC_CLOSED);
+	assert_int_equal(
+		cs_grpc_unary(f->channel, SERVICE, "Say", &request.base, NULL, on_reply, f, NULL, &e), -ESHUTDOWN);
+	assert_int_equal(f->done, 0);
+	f->channel = NULL;
+	cs_loop_run(&f->loop);
+	assert_int_equal(f->status.code, CS_GRPC_CANCELLED);
+	assert_int_equal(f->done, 1);
+	fixture_free(f);
+}
+
+static void cancels_before_it_is_sent(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new();
+	serve(f, NULL);
+	connect_channel(f, NULL);
+	REQUEST(request, request.never = 1);
+	unary(f, "Say", &request, 0);
+	cs_grpc_client_cancel(f->call);
+	cs_grpc_client_cancel(f->call);
+	assert_int_equal(f->done, 0);
+	cs_loop_run(&f->loop);
+	assert_int_equal(f->status.code, CS_GRPC_CANCELLED);
+	assert_int_equal(f->done, 1);
+	assert_int_equal(f->cancels, 0);
+	fixture_free(f);
+}
+
+/* A slow reader of one stream holds up no other call of the connection. */
+static void paused_stream_beside_a_call(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new();
+	struct cs_grpc_limits limits = {.window = 65535, .conn_window = 65535};
+	struct many m = {.f = f, .left = 1};
+	struct cs_error e;
+	serve(f, NULL);
+	connect_channel(f, &limits);
+	f->pause_at = 1;
+	REQUEST(big, big.count = 1000; big.size = 10000);
+	assert_int_equal(
+		cs_grpc_stream(f->channel, SERVICE, "Stream", &big.base, NULL, on_message, on_done, f, &f->call, &e),
+		0);
+	while (f->messages == 0)
+		uv_run(&f->loop.uv, UV_RUN_ONCE);
+	for (int i = 0; i < 20; i++)
+		uv_run(&f->loop.uv, UV_RUN_NOWAIT);
+	REQUEST(small, small.text = (char *)(uintptr_t) "x"; small.size = 200000);
+	assert_int_equal(cs_grpc_unary(f->channel, SERVICE, "Say", &small.base, NULL, many_reply, &m, NULL, &e), 0);
+	cs_loop_run(&f->loop);
+	assert_int_equal(m.ok, 1);
+	assert_int_equal(f->messages, 1);
+	assert_int_equal(f->status.code, CS_GRPC_CANCELLED);
+	fixture_free(f);
+}
+
+/* No certificate yet: the connection is refused, and says so. */
+static SSL_CTX *no_context(void *data, struct cs_error *e)
+{
+	(void)data;
+	cs_error_set(e, -ENOENT, "no certificate yet");
+	return NULL;
+}
+
+static SSL_CTX *lax_context(void *data, struct cs_error *e)
+{
+	(void)e;
+	return data;
+}
+
+static void tls_without_certificate(void **state)
+{
+	(void)state;
+	SSL_CTX *ctx = SSL_CTX_new(TLS_method());
+	const struct cs_grpc_tls tls[] = {{.context = no_context}, {.context = lax_context, .data = ctx}};
+	const char *texts[] = {"no certificate yet", "does not ask for the peer's certificate"};
+	for (int i = 0; i < 2; i++) {
+		struct fixture *f = fixture_new();
+		struct cs_error e;
+		assert_int_equal(cs_grpc_server_new(&f->loop, NULL, &f->server, &e), 0);
+		assert_int_equal(cs_grpc_server_listen_tcp(f->server, "127.0.0.1:0", &tls[i], &e), 0);
+		snprintf(f->target, sizeof(f->target), "127.0.0.1:%u", (unsigned)cs_grpc_server_port(f->server));
+		const struct cs_grpc_channel_options options = {.target = f->target, .tls = &tls[i]};
+		assert_int_equal(cs_grpc_channel_new(&f->loop, &options, &f->channel, &e), 0);
+		REQUEST(request);
+		unary(f, "Say", &request, 0);
+		cs_loop_run(&f->loop);
+		assert_int_equal(f->status.code, CS_GRPC_UNAVAILABLE);
+		assert_non_null(strstr(f->status.message, texts[i]));
+		fixture_free(f);
+	}
+	SSL_CTX_free(ctx);
+}
+
+static void bad_addresses(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new();
+	struct cs_error e;
+	const struct cs_grpc_tls tls = {.context = no_context};
+	assert_int_equal(cs_grpc_server_new(&f->loop, NULL, &f->server, &e), 0);
+	const char *bad[] = {"", ":1", "localhost:1", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:-1",
+		"::1:1", "[::1]", "[::1:1", "127.0.0.1:1x"};
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+		assert_int_equal(cs_grpc_server_listen_tcp(f->server, bad[i], &tls, &e), -EINVAL);
+	assert_int_equal(cs_grpc_server_listen_tcp(f->server, "[::1]:0", &tls, &e), 0);
+	finish(f);
+	fixture_free(f);
+}
+
 static void bad_services_and_targets(void **state)
 {
 	(void)state;
@@ -837,6 +1059,13 @@ int main(void)
 		cmocka_unit_test(reconnects),
 		cmocka_unit_test(limits_on_connections),
 		cmocka_unit_test(idle_connections_end),
+		cmocka_unit_test(hello_comes_first),
+		cmocka_unit_test(server_closes_a_connection),
+		cmocka_unit_test(closes_at_once),
+		cmocka_unit_test(cancels_before_it_is_sent),
+		cmocka_unit_test(paused_stream_beside_a_call),
+		cmocka_unit_test(tls_without_certificate),
+		cmocka_unit_test(bad_addresses),
 		cmocka_unit_test(bad_services_and_targets),
 		cmocka_unit_test(sync_without_server),
 	};
