@@ -1,0 +1,412 @@
+"""Several Countersign nodes on one machine: a network namespace is a host, another one a workload behind it.
+
+    bridge (namespace PREFIX-wire) ── PREFIX-node1 ── veth ── PREFIX-<workload>
+                                   ── PREFIX-node2 ── ...
+
+Used by the quickstart, by the integration tests and by the benchmarks. Every lab has a prefix of its own, so that several
+can run at once; close() takes away everything that the lab made."""
+import contextlib
+import ctypes
+import ipaddress
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CLONE_NEWNET = 0x40000000
+SECCOMP_FREE = None
+libc = ctypes.CDLL(None, use_errno=True)
+
+PROGRAMS = {
+    "identityd": "identity/countersign-identityd",
+    "spire-adapter": "spire-adapter/countersign-spire-adapter",
+    "authd": "authmap/countersign-authd",
+    "handshaker": "authmap/handshaker/countersign-handshaker",
+    "cli": "cli/countersign",
+}
+TRUST_DOMAIN = "example.org"
+
+
+class LabError(Exception):
+    """A sentence for the person who runs the lab."""
+
+
+def sh(*args, check=True, timeout=30):
+    p = subprocess.run(args, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=timeout)
+    if check and p.returncode != 0:
+        raise LabError(f"{' '.join(args)}: {(p.stderr or p.stdout).strip()}")
+    return p.stdout
+
+
+class Netns:
+    """A network namespace by name."""
+
+    def __init__(self, name):
+        self.name = name
+        sh("ip", "netns", "add", name)
+        self.ip("link", "set", "lo", "up")
+
+    def ip(self, *args):
+        return sh("ip", "-n", self.name, *args)
+
+    def delete(self):
+        sh("ip", "netns", "del", self.name, check=False)
+
+    def enter(self):
+        """A command prefix. Not `ip netns exec`, which mounts another /sys and so hides the bpffs."""
+        return ["nsenter", f"--net=/run/netns/{self.name}"]
+
+    def sh(self, *args, check=True, timeout=30):
+        return sh(*self.enter(), *args, check=check, timeout=timeout)
+
+    def sysctl(self, **values):
+        for key, value in values.items():
+            self.sh("sysctl", "-qw", f"{key.replace('__', '/').replace('_', '.') if '/' not in key else key}={value}")
+
+    def do(self, fn, *args):
+        """fn(*args) in a thread that is in this namespace: sockets made there stay there."""
+        out = []
+
+        def inside():
+            try:
+                fd = os.open(f"/run/netns/{self.name}", os.O_RDONLY)
+                try:
+                    if libc.setns(fd, CLONE_NEWNET) != 0:
+                        raise OSError(ctypes.get_errno(), f"setns {self.name}")
+                finally:
+                    os.close(fd)
+                out.append((fn(*args), None))
+            except BaseException as e:  # handed to the caller
+                out.append((None, e))
+
+        t = threading.Thread(target=inside)
+        t.start()
+        t.join()
+        value, error = out[0]
+        if error:
+            raise error
+        return value
+
+    def counters(self):
+        """{"TcpExt.TCPTimeouts": 3, "Tcp.InCsumErrors": 0, ...} of this namespace, IPv6's too."""
+        def read():
+            found = {}
+            for file in ("snmp", "netstat"):
+                lines = Path(f"/proc/thread-self/net/{file}").read_text().splitlines()
+                for names, values in zip(lines[::2], lines[1::2]):
+                    group = names.split(":")[0]
+                    found.update((f"{group}.{n}", int(v)) for n, v in zip(names.split()[1:], values.split()[1:]))
+            for line in Path("/proc/thread-self/net/snmp6").read_text().splitlines():
+                name, value = line.split()
+                found[name] = int(value)
+            return found
+
+        return self.do(read)
+
+
+class Workload:
+    """A namespace behind a node's host-side interface, with one IPv4 and one IPv6 address."""
+
+    def __init__(self, node, name, labels, number):
+        self.node, self.name, self.labels = node, name, labels
+        self.ip4, self.ip6 = f"10.77.{node.index}.{number}", f"fd77:0:0:{node.index}::{number:x}"
+        self.interface = f"h{number}-{name}"[:15]
+        self.ns = Netns(f"{node.lab.prefix}-{name}")
+        node.lab.defer(self.ns.delete)
+        self.endpoint = None
+        self._wire()
+
+    def _wire(self):
+        n, w = self.node.ns, self.ns
+        n.ip("link", "add", self.interface, "type", "veth", "peer", "name", "eth0", "netns", w.name)
+        w.ip("link", "set", "eth0", "up")
+        for a in (f"{self.ip4}/32",):
+            w.ip("addr", "add", a, "dev", "eth0")
+        w.ip("-6", "addr", "add", f"{self.ip6}/128", "dev", "eth0", "nodad")
+        n.sh("sysctl", "-qw", f"net.ipv6.conf.{self.interface}.accept_dad=0", f"net.ipv4.conf.{self.interface}.proxy_arp=1",
+             f"net.ipv4.neigh.{self.interface}.proxy_delay=0")
+        n.ip("link", "set", self.interface, "up")
+        n.ip("-6", "addr", "add", "fe80::1/64", "dev", self.interface, "nodad")
+        n.ip("route", "add", self.ip4, "dev", self.interface)
+        n.ip("-6", "route", "add", self.ip6, "dev", self.interface)
+        w.ip("route", "add", "169.254.1.1", "dev", "eth0", "scope", "link")
+        w.ip("route", "add", "default", "via", "169.254.1.1", "dev", "eth0")
+        w.ip("-6", "route", "add", "default", "via", "fe80::1", "dev", "eth0")
+
+    def register(self, wait="enforced", timeout="10s"):
+        args = ["endpoint", "register", "--id", self.name, "--interface", self.interface, "--address", self.ip4, "--address",
+                self.ip6, "--wait", wait, "--timeout", timeout]
+        for label in self.labels:
+            args += ["--label", label]
+        self.endpoint = self.node.cli(*args)
+        return self.endpoint
+
+    def unregister(self):
+        return self.node.cli("endpoint", "unregister", self.name)
+
+    # ---- traffic ----
+
+    def socket(self, kind, family=4):
+        return self.ns.do(socket.socket, socket.AF_INET if family == 4 else socket.AF_INET6, kind)
+
+    def address(self, family=4):
+        return self.ip4 if family == 4 else self.ip6
+
+    def listen(self, port, family=4, backlog=256):
+        s = self.socket(socket.SOCK_STREAM, family)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        s.bind((self.address(family), port))
+        s.listen(backlog)
+        return s
+
+    def udp(self, port=0, family=4):
+        s = self.socket(socket.SOCK_DGRAM, family)
+        s.bind((self.address(family), port))
+        return s
+
+    def connect(self, peer, port, family=4, timeout=3.0, source=None):
+        """Connects by TCP to a Workload or an address: (socket, milliseconds). Raises OSError."""
+        s = self.socket(socket.SOCK_STREAM, family)
+        s.settimeout(timeout)
+        if source:
+            s.bind((source, 0))
+        to = peer.address(family) if isinstance(peer, Workload) else peer
+        start = time.perf_counter()
+        try:
+            s.connect((to, port))
+        except OSError:
+            s.close()
+            raise
+        return s, (time.perf_counter() - start) * 1000
+
+    def reaches(self, peer, port, family=4, timeout=1.0):
+        try:
+            self.connect(peer, port, family, timeout)[0].close()
+            return True
+        except OSError:
+            return False
+
+
+class Daemon:
+    """A running program of a node. Its log goes to a file."""
+
+    def __init__(self, node, name, args):
+        self.node, self.name = node, name
+        self.log = node.dir / f"{name}.log"
+        self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        path = node.dir / f"{name}.notify"
+        path.unlink(missing_ok=True)
+        self.notify.bind(str(path))
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [*node.ns.enter(), str(node.lab.program(name)), "--instance", str(node.instance), *args],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                env={**os.environ, "NOTIFY_SOCKET": str(path)})
+
+    def wait_ready(self, timeout=20):
+        """Until READY=1 (sd_notify), or an error that quotes the log."""
+        pidfd = os.pidfd_open(self.process.pid)
+        end = time.monotonic() + timeout
+        try:
+            while True:
+                ready, _, _ = select.select([self.notify, pidfd], [], [], max(0, end - time.monotonic()))
+                if self.notify in ready and b"READY=1" in self.notify.recv(4096):
+                    return
+                if not ready or pidfd in ready:
+                    what = "ended" if ready else f"is not ready after {timeout} s"
+                    raise LabError(f"{self.name} of {self.node.name} {what}; the end of its log:\n{self.tail()}")
+        finally:
+            os.close(pidfd)
+
+    def tail(self, lines=15):
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def signal(self, number):
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+
+    def kill(self):
+        """kill -9"""
+        self.signal(signal.SIGKILL)
+        self.process.wait()
+        self.notify.close()
+
+    def stop(self, timeout=10):
+        """SIGTERM; the exit code."""
+        self.signal(signal.SIGTERM)
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise LabError(f"{self.name} of {self.node.name} does not end by SIGTERM; its log:\n{self.tail()}") from None
+        self.notify.close()
+        return self.process.returncode
+
+
+class Node:
+    """A host: a namespace on the bridge, an instance directory, daemons."""
+
+    def __init__(self, lab, index):
+        self.lab, self.index, self.name = lab, index, f"node{index}"
+        self.address, self.address6 = f"10.77.0.{index}", f"fd77::{index:x}"
+        self.dir = lab.dir / self.name
+        self.dir.mkdir()
+        self.instance = self.dir / f"{lab.prefix}-{self.name}"
+        self.daemons, self.settings = {}, {}
+        self.workloads = 0
+        self.ns = Netns(f"{lab.prefix}-{self.name}")
+        lab.defer(self.ns.delete)
+        lab.defer(self.stop_all)
+        self._wire()
+
+    def _wire(self):
+        end = f"p{self.index}"
+        self.lab.wire.ip("link", "add", end, "type", "veth", "peer", "name", "eth0", "netns", self.ns.name)
+        self.lab.wire.ip("link", "set", end, "master", "br0", "up")
+        self.ns.sh("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1",
+                   "net.ipv6.conf.default.accept_dad=0", "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.default.rp_filter=0")
+        self.ns.ip("addr", "add", f"{self.address}/24", "dev", "eth0")
+        self.ns.ip("-6", "addr", "add", f"{self.address6}/64", "dev", "eth0", "nodad")
+        self.ns.ip("link", "set", "eth0", "up")
+        for other in self.lab.nodes:
+            for a, b in ((self, other), (other, self)):
+                a.ns.ip("route", "add", f"10.77.{b.index}.0/24", "via", b.address)
+                a.ns.ip("-6", "route", "add", f"fd77:0:0:{b.index}::/64", "via", b.address6)
+
+    def workload(self, name, *labels):
+        self.workloads += 1
+        w = Workload(self, name, labels, 9 + self.workloads)
+        self.lab.workloads[name] = w
+        return w
+
+    def start(self, *names, **settings):
+        """Starts daemons and waits until they are ready. settings: {"auth.max_ttl": "10s"} by daemon name."""
+        for name in names:
+            self.daemons[name] = Daemon(self, name, self.lab.arguments(self, name, settings.get(name.replace("-", "_"), {})))
+        for name in names:
+            self.daemons[name].wait_ready()
+
+    def stop_all(self):
+        for name in reversed(list(self.daemons)):
+            with contextlib.suppress(LabError):
+                self.daemons.pop(name).stop()
+
+    def kill(self, name):
+        self.daemons.pop(name).kill()
+
+    def cli(self, *args, timeout=30):
+        """The answer of the command line, parsed. Raises LabError with what it said."""
+        p = self.run_cli(*args, "-o", "json", timeout=timeout)
+        if p.returncode != 0:
+            raise LabError(f"countersign {' '.join(args)}: {(p.stderr or p.stdout).strip()}")
+        return json.loads(p.stdout) if p.stdout.strip() else None
+
+    def run_cli(self, *args, timeout=30):
+        return subprocess.run([*self.ns.enter(), str(self.lab.program("cli")), "--instance", str(self.instance), *args],
+                              capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=timeout)
+
+    def dropped(self):
+        """{(reason, hook): packets} that this node's datapath dropped, from authd's metrics."""
+        return self.lab.dropped(self)
+
+
+class Lab:
+    def __init__(self, prefix="cs", build=None, placement="self", keep=False):
+        self.prefix, self.placement, self.keep = prefix, placement, keep
+        self.build = Path(build or os.environ.get("CS_BUILD", ROOT / "build/release"))
+        self.cleanups, self.nodes, self.workloads = [], [], {}
+        missing = [p for p in PROGRAMS.values() if not (self.build / p).exists()]
+        if missing:
+            raise LabError(f"not built yet: {', '.join(Path(p).name for p in missing)} (cmake --build --preset release)")
+        if not os.path.ismount("/sys/fs/bpf"):
+            sh("mount", "-t", "bpf", "bpf", "/sys/fs/bpf")
+        self.sweep()
+        self.dir = Path(tempfile.mkdtemp(prefix=f"{prefix}-"))
+        self.defer(shutil.rmtree, self.dir, True)
+        self.dir.chmod(0o755)
+        self.defer(self.unpin)
+        self.policies = self.dir / "policies"
+        self.policies.mkdir()
+        self.wire = Netns(f"{prefix}-wire")
+        self.defer(self.wire.delete)
+        self.wire.ip("link", "add", "br0", "type", "bridge")
+        self.wire.ip("link", "set", "br0", "up")
+
+    def program(self, name):
+        return self.build / PROGRAMS[name]
+
+    def defer(self, fn, *args):
+        self.cleanups.append((fn, args))
+
+    def close(self):
+        while self.cleanups:
+            fn, args = self.cleanups.pop()
+            fn(*args)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        if not self.keep:
+            self.close()
+
+    def sweep(self):
+        """What an earlier run of this prefix left when it was killed."""
+        for line in sh("ip", "netns", "list").splitlines():
+            name = line.split()[0]
+            if name.startswith(f"{self.prefix}-"):
+                for pid in sh("ip", "netns", "pids", name, check=False).split():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(pid), signal.SIGKILL)
+                sh("ip", "netns", "del", name, check=False)
+        self.unpin()
+
+    def unpin(self):
+        base = Path("/sys/fs/bpf/countersign")
+        for instance in base.glob(f"{self.prefix}-node*") if base.exists() else []:
+            shutil.rmtree(instance, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            base.rmdir()
+
+    # ---- building a cluster ----
+
+    def node(self):
+        n = Node(self, len(self.nodes) + 1)
+        self.nodes.append(n)
+        return n
+
+    def policy(self, name, text):
+        """A policy file; the cluster role sees the change by itself."""
+        new = self.dir / f".{name}.new"
+        new.write_text(text)
+        new.rename(self.policies / f"{name}.yaml")
+
+    def credentials(self):
+        """The CA of the nodes' own mTLS, and a certificate for each."""
+        ca = self.dir / "ca"
+        adapter = str(self.program("spire-adapter"))
+        common = ["--set", f"trust_domain={TRUST_DOMAIN}", "--set", f"local_ca.dir={ca}"]
+        sh(adapter, "--ca-init", *common)
+        for n in self.nodes:
+            sh(adapter, "--issue-node", n.name, *common, "--set", f"output={n.dir}/tls")
+
+    def arguments(self, node, daemon, more):
+        settings = {**self.defaults(node, daemon), **node.settings.get(daemon, {}), **more}
+        out = []
+        for key, value in settings.items():
+            out += ["--set", f"{key}={value}"]
+        return out
+
+    def defaults(self, node, daemon):
+        raise NotImplementedError
+
+    def dropped(self, node):
+        raise NotImplementedError
