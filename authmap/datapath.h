@@ -94,6 +94,9 @@ CS_MUST_USE int cs_datapath_pending_del(struct cs_datapath *dp, const struct cs_
 /* What left authd's hands: cs_settle of maps.h. */
 CS_MUST_USE int cs_datapath_settle(struct cs_datapath *dp, const struct cs_settle *settle, struct cs_error *e);
 
+/* At start, for hold.h: no question is open and nothing is held. */
+CS_MUST_USE int cs_datapath_forget_asked(struct cs_datapath *dp, struct cs_error *e);
+
 CS_MUST_USE int cs_datapath_node_put(
 	struct cs_datapath *dp, uint16_t id, const struct cs_node *node, struct cs_error *e);
 CS_MUST_USE int cs_datapath_node_del(struct cs_datapath *dp, uint16_t id, struct cs_error *e);

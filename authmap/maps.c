@@ -297,6 +297,38 @@ int cs_datapath_settle(struct cs_datapath *dp, const struct cs_settle *settle, s
 	return r < 0 ? cs_error_errno(e, r, "cannot settle the budgets of interface %u", settle->ifindex) : 0;
 }
 
+struct each {
+	struct cs_datapath *dp;
+	struct cs_error *e;
+	int r;
+};
+
+static bool forget_row(const void *key, const void *value, void *data)
+{
+	struct each *each = data;
+	(void)value;
+	each->r = del(each->dp, CS_MAP_PENDING, key, each->e);
+	return each->r == 0;
+}
+
+static bool nothing_held(const void *key, const void *value, void *data)
+{
+	struct each *each = data;
+	struct cs_budget row = *(const struct cs_budget *)value;
+	row.packets = row.bytes = 0;
+	each->r = put(each->dp, CS_MAP_BUDGET, key, &row, each->e);
+	return each->r == 0;
+}
+
+int cs_datapath_forget_asked(struct cs_datapath *dp, struct cs_error *e)
+{
+	struct each each = {.dp = dp, .e = e};
+	int r = cs_datapath_each(dp, CS_MAP_PENDING, forget_row, &each, e);
+	if (r >= 0 && each.r == 0)
+		r = cs_datapath_each(dp, CS_MAP_BUDGET, nothing_held, &each, e);
+	return r < 0 ? r : each.r;
+}
+
 int cs_datapath_node_put(struct cs_datapath *dp, uint16_t id, const struct cs_node *node, struct cs_error *e)
 {
 	return put(dp, CS_MAP_NODE, &id, node, e);
