@@ -97,7 +97,7 @@ struct cs_grpc_tls {
 	 * says why by ERR_raise_data(ERR_LIB_USER, 1, "<name of the reason>: <sentence>"). NULL: none now; fill e. */
 	SSL_CTX *(*context)(void *data, struct cs_error *e);
 	/* After the handshake and before a byte of HTTP/2: chain as the peer sent it, leaf first, borrowed. 0 and the peer's
-	 * name, or an error, and the connection is closed. */
+	 * name (not empty), or an error, and the connection is closed. */
 	int (*peer)(const STACK_OF(X509) * chain, char name[CS_GRPC_PEER_NAME], void *data, struct cs_error *e);
 	void *data;
 };
@@ -248,7 +248,8 @@ const char *cs_grpc_channel_peer(const struct cs_grpc_channel *channel);
 /* Drop the connection (its calls end with UNAVAILABLE) and connect anew: for rotated certificates, or a server that broke
  * its word. */
 void cs_grpc_channel_reset(struct cs_grpc_channel *channel);
-/* All calls end with CANCELLED (on_done comes), then the channel is freed and closed (may be NULL) is called. */
+/* All calls end with CANCELLED (on_done comes), then the channel is freed and closed (may be NULL) is called. Waits for a
+ * name that is being resolved. */
 void cs_grpc_channel_close(struct cs_grpc_channel *channel, void (*closed)(void *data), void *data);
 
 struct cs_grpc_call_options {

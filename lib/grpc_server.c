@@ -262,7 +262,7 @@ static void on_timer(struct cs_timer *timer)
 {
 	struct cs_grpc_server *server = timer->data;
 	int64_t now_ms = cs_loop_mono_ms(server->loop), next_ms = INT64_MAX;
-	server->next_ms = INT64_MIN; /* what is set meanwhile is found below */
+	server->next_ms = INT64_MAX;
 	if (now_ms >= server->kill_ms) {
 		server->kill_ms = INT64_MAX;
 		kill_calls(server, now_ms);
@@ -273,7 +273,6 @@ static void on_timer(struct cs_timer *timer)
 		next_ms = due_ms < next_ms ? due_ms : next_ms;
 	}
 	next_ms = server->kill_ms < next_ms ? server->kill_ms : next_ms;
-	server->next_ms = INT64_MAX;
 	cs_grpc_server_deadline(server, next_ms);
 }
 

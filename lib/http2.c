@@ -16,16 +16,9 @@ int cs_http2_init(struct cs_http2 *h, struct cs_loop *loop, bool tcp, bool serve
 	struct cs_error *e)
 {
 	*h = (struct cs_http2){.loop = loop, .server = server, .events = events};
-	h->in = malloc(CS_HTTP2_BUFFER);
-	h->out = malloc(CS_HTTP2_BUFFER);
-	int r = h->in && h->out ? 0 : -ENOMEM;
-	if (r == 0)
-		r = tcp ? uv_tcp_init(&loop->uv, &h->io.tcp) : uv_pipe_init(&loop->uv, &h->io.pipe, 0);
-	if (r < 0) {
-		free(h->in);
-		free(h->out);
+	int r = tcp ? uv_tcp_init(&loop->uv, &h->io.tcp) : uv_pipe_init(&loop->uv, &h->io.pipe, 0);
+	if (r < 0)
 		return cs_error_set(e, r, "cannot make a connection: %s", uv_strerror(r));
-	}
 	uv_idle_init(&loop->uv, &h->wake);
 	h->io.handle.data = h->wake.data = h->write.data = h;
 	return 0;
@@ -47,9 +40,10 @@ static void set_tcp_options(struct cs_http2 *h)
 
 static void on_alloc(uv_handle_t *handle, size_t size, uv_buf_t *buf)
 {
+	(void)handle;
 	(void)size;
-	struct cs_http2 *h = handle->data;
-	*buf = uv_buf_init((char *)h->in, CS_HTTP2_BUFFER);
+	void *in = malloc(CS_HTTP2_BUFFER); /* on_read frees it; without memory it gets UV_ENOBUFS */
+	*buf = uv_buf_init(in, in ? CS_HTTP2_BUFFER : 0);
 }
 
 int cs_http2_input(struct cs_http2 *h, const uint8_t *bytes, size_t n, struct cs_error *e)
@@ -62,13 +56,10 @@ int cs_http2_input(struct cs_http2 *h, const uint8_t *bytes, size_t n, struct cs
 	return cs_error_set(e, -EPROTO, "HTTP/2: %s", nghttp2_strerror((int)r));
 }
 
-static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
+static void take_bytes(struct cs_http2 *h, ssize_t n, const uv_buf_t *buf)
 {
-	struct cs_http2 *h = stream->data;
 	struct cs_error e;
 	int r = 0;
-	if (n == 0 || h->failed)
-		return;
 	if (n < 0)
 		r = n == UV_EOF ? cs_error_set(&e, -ECONNRESET, "the other side closed the connection")
 				: cs_error_set(&e, (int)n, "connection lost: %s", uv_strerror((int)n));
@@ -79,6 +70,14 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 	if (r < 0)
 		cs_http2_fail(h, &e);
 	flush(h);
+}
+
+static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
+{
+	struct cs_http2 *h = stream->data;
+	if (n != 0 && !h->failed)
+		take_bytes(h, n, buf);
+	free(buf->base);
 }
 
 int cs_http2_up(struct cs_http2 *h, struct cs_error *e)
@@ -105,6 +104,10 @@ int cs_http2_start(struct cs_http2 *h, const struct cs_grpc_tls *tls, struct cs_
 /* Fill h->out from the session, through TLS if there is. */
 static int fill(struct cs_http2 *h, struct cs_error *e)
 {
+	if (!h->out)
+		h->out = malloc(CS_HTTP2_BUFFER);
+	if (!h->out)
+		return cs_error_set(e, -ENOMEM, "no memory to write to the connection");
 	while (h->nout < CS_HTTP2_BUFFER) {
 		if (h->tls && cs_http2_tls_pending(h) > 0) {
 			h->nout += cs_http2_tls_take(h, h->out + h->nout, CS_HTTP2_BUFFER - h->nout);
@@ -190,6 +193,10 @@ static void flush(struct cs_http2 *h)
 		cs_http2_fail(h, &e);
 	if (h->down || h->failed)
 		return;
+	if (!h->writing && h->nout == 0) {
+		free(h->out);
+		h->out = NULL;
+	}
 	if (h->session && h->is_up)
 		h->events->after_io(h);
 	if (!h->failed && h->session && !h->writing && h->npending == 0 && !nghttp2_session_want_read(h->session) &&
@@ -212,7 +219,6 @@ static void on_closed(uv_handle_t *handle)
 		return;
 	nghttp2_session_del(h->session);
 	SSL_free(h->ssl);
-	free(h->in);
 	free(h->out);
 	h->events->gone(h);
 }
@@ -225,7 +231,7 @@ static void go_down(struct cs_http2 *h)
 		cs_http2_tls_end(h);
 		r = fill(h, &ignored);
 	}
-	if (r == 0 && h->nout > 0) { /* GOAWAY or an alert, if the kernel takes it now */
+	if (!h->writing && h->nout > 0) { /* GOAWAY or an alert, if the kernel takes it now */
 		uv_buf_t buf = uv_buf_init((char *)h->out, (unsigned)h->nout);
 		uv_try_write(&h->io.stream, &buf, 1);
 	}

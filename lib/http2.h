@@ -37,8 +37,8 @@ struct cs_http2 {
 	SSL *ssl;
 	char peer[CS_GRPC_PEER_NAME];
 	const uint8_t *pending; /* what nghttp2 gave and the buffer had no room for */
-	size_t npending, nout, sent;
-	uint8_t *in, *out;
+	size_t npending, nout;
+	uint8_t *out; /* only while there is something to write: an idle connection has no buffers */
 	unsigned closing_handles;
 	bool server, is_up, writing, failed, down, reading;
 	struct cs_error why;

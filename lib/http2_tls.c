@@ -62,6 +62,7 @@ int cs_http2_tls_start(struct cs_http2 *h, struct cs_error *e)
 		return cs_error_set(e, -ENOMEM, "no memory for TLS");
 	BIO *in = BIO_new(BIO_s_mem()), *out = BIO_new(BIO_s_mem());
 	SSL_set_bio(h->ssl, in, out);
+	SSL_set_mode(h->ssl, SSL_MODE_RELEASE_BUFFERS); /* thousands of idle connections */
 	if (!in || !out || SSL_set_alpn_protos(h->ssl, h2, sizeof(h2)) != 0)
 		return cs_error_set(e, -ENOMEM, "no memory for TLS");
 	if (h->server) {
@@ -109,6 +110,8 @@ static int established(struct cs_http2 *h, struct cs_error *e)
 	sk_X509_pop_free(chain, X509_free);
 	if (r < 0)
 		return r;
+	if (!h->peer[0])
+		return cs_error_set(e, -EACCES, "the other side's certificate gives it no name");
 	return cs_http2_up(h, e);
 }
 
