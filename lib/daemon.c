@@ -113,7 +113,7 @@ static void on_stop(struct cs_loop *loop, void *data)
 	cs_info("stopping");
 	if (cs_notify("STOPPING=1", &e) < 0)
 		cs_warn("the service manager was not told", cs_err(&e));
-	if (d->spec->stop)
+	if (d->spec->stop && d->start_called)
 		d->spec->stop(d);
 	cs_status_close(d->status);
 }
@@ -126,9 +126,10 @@ static int start(struct cs_daemon *d, struct cs_error *e)
 		r = cs_daemon_path(d, "status.sock", path, e);
 	if (r == 0)
 		r = cs_status_listen(d->status, path, d->roles, e);
-	if (r == 0)
-		r = d->spec->start(d, e);
-	return r;
+	if (r < 0)
+		return r;
+	d->start_called = true;
+	return d->spec->start(d, e);
 }
 
 static int run(struct cs_daemon *d)
@@ -148,7 +149,7 @@ static int run(struct cs_daemon *d)
 		cs_loop_stop(&d->loop);
 	}
 	cs_loop_run(&d->loop);
-	if (d->spec->fini)
+	if (d->spec->fini && d->start_called)
 		d->spec->fini(d);
 	cs_loop_fini(&d->loop);
 	cs_status_free(d->status);

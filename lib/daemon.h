@@ -61,9 +61,10 @@ struct cs_daemon_spec {
 	int (*run_mode)(struct cs_daemon *d);
 	/* Open everything and start; call cs_daemon_ready() when it serves, here or later. */
 	int (*start)(struct cs_daemon *d, struct cs_error *e);
-	/* Close every handle; the loop ends by itself when the last is closed. Also after a failed start. */
+	/* Close every handle; the loop ends by itself when the last is closed. Also after a start() that failed,
+	 * but not when something failed before it (status.sock is taken). */
 	void (*stop)(struct cs_daemon *d);
-	/* The loop has ended: free. */
+	/* The loop has ended: free. Called if stop() was. */
 	void (*fini)(struct cs_daemon *d);
 };
 
@@ -80,6 +81,7 @@ struct cs_daemon {
 	struct cs_status *status; /* serves DIR/<name>/status.sock from before start() */
 	void *app;                /* the daemon's own */
 	int exit_code;
+	bool start_called;
 };
 
 int cs_daemon_main(const struct cs_daemon_spec *spec, int argc, char **argv);
