@@ -153,6 +153,13 @@ void cs_pair_set_refused(struct cs_pair *pair, enum cs_reason reason, int64_t ba
 	pair->tries = 0;
 }
 
+void cs_pair_renewed(struct cs_pair *pair, const struct cs_instant *now)
+{
+	pair->renewals_failed = 0;
+	pair->tries = 0;
+	pair->renew_mono_ms = renew_at(pair, now);
+}
+
 void cs_pair_renewal_failed(struct cs_pair *pair, const struct cs_instant *now)
 {
 	int64_t after_ms = CS_RENEW_MIN_MS;

@@ -65,6 +65,8 @@ void cs_pair_set_live(struct cs_pairs *p, struct cs_pair *pair, const struct cs_
 /* It is not any more. */
 void cs_pair_set_dead(struct cs_pairs *p, struct cs_pair *pair);
 void cs_pair_set_refused(struct cs_pair *pair, enum cs_reason reason, int64_t backoff_ms, const struct cs_instant *now);
+/* A renewal brought nothing newer than what is there. */
+void cs_pair_renewed(struct cs_pair *pair, const struct cs_instant *now);
 /* A renewal did not succeed. */
 void cs_pair_renewal_failed(struct cs_pair *pair, const struct cs_instant *now);
 /* This node's SVID of that pair is a new one, with a later end: renew soon, spread over spread_ms. */

@@ -109,6 +109,8 @@ struct cs_world_node {
 	size_t naddrs;
 };
 bool cs_world_node_by_id(const struct cs_world *w, uint16_t id, struct cs_world_node *ret);
+/* Has the id a name, listed or left by an earlier life? */
+bool cs_world_node_numbered(const struct cs_world *w, uint16_t id);
 bool cs_world_node_by_name(const struct cs_world *w, const char *name, struct cs_world_node *ret);
 /* The registered node (never this one) that owns an address. */
 bool cs_world_node_by_addr(const struct cs_world *w, const struct cs_ip *ip, struct cs_world_node *ret);

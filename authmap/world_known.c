@@ -24,6 +24,11 @@ bool cs_world_node_by_id(const struct cs_world *w, uint16_t id, struct cs_world_
 	return node_out(cs_world_node_of(w, id), ret);
 }
 
+bool cs_world_node_numbered(const struct cs_world *w, uint16_t id)
+{
+	return id && w->by_id[id];
+}
+
 bool cs_world_node_by_name(const struct cs_world *w, const char *name, struct cs_world_node *ret)
 {
 	return node_out(cs_world_node_find(w, name), ret);
