@@ -161,9 +161,9 @@ int cs_ca_file_write(
 	const struct cs_ca_dir *dir, const char *name, mode_t mode, const void *data, size_t size, struct cs_error *e)
 {
 	char tmp[64];
-	if (snprintf(tmp, sizeof(tmp), ".%s.%d", name, (int)getpid()) >= (int)sizeof(tmp))
+	if (snprintf(tmp, sizeof(tmp), ".%s.new", name) >= (int)sizeof(tmp))
 		return cs_error_set(e, -ENAMETOOLONG, "the file name %s is too long", name);
-	unlinkat(dir->fd, tmp, 0); /* of an earlier life with this pid */
+	unlinkat(dir->fd, tmp, 0); /* of somebody who was killed right here */
 	int fd = openat(dir->fd, tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
 	if (fd < 0)
 		return cs_error_errno(e, -errno, "cannot make a file in %s", dir->path);

@@ -25,7 +25,7 @@ CS_MUST_USE int cs_ca_dir_lock(const struct cs_ca_dir *dir, struct cs_error *e);
 CS_MUST_USE int cs_ca_file_read(
 	const struct cs_ca_dir *dir, const char *name, char **ret, size_t *ret_size, struct cs_error *e);
 
-/* Replaces a file by rename; file and directory are fsynced before this returns. */
+/* Replaces a file by rename; file and directory are fsynced before this returns. One writer at a time. */
 CS_MUST_USE int cs_ca_file_write(
 	const struct cs_ca_dir *dir, const char *name, mode_t mode, const void *data, size_t size, struct cs_error *e);
 

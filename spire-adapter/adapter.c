@@ -16,9 +16,8 @@
 #include "svids.h"
 #include "svids_service.h"
 
-#define TICK_MS           1000 /* old keys are wiped, expired SVIDs are said to be none */
-#define SHUTDOWN_MS       1000 /* for what is still queued to followers */
-#define EXPIRY_METRIC_MAX 2048 /* series */
+#define TICK_MS     1000 /* old keys are wiped, expired SVIDs are said to be none */
+#define SHUTDOWN_MS 1000 /* for what is still queued to followers */
 
 struct cs_adapter {
 	struct cs_daemon *daemon;
@@ -68,6 +67,8 @@ static void changed(struct cs_adapter *a, uint32_t identity)
 	if (identity != CS_ID_HOST)
 		cs_reporter_mark(a->reporter, identity);
 	cs_svids_service_changed(a->service);
+	if (cs_svids_ready(a->svids) == cs_svids_count(a->svids))
+		cs_check_ok(a->check); /* who has none is looked for once a second only */
 }
 
 /* ---- the source's events ---- */
@@ -199,7 +200,7 @@ static void add_metrics(struct cs_adapter *a)
 {
 	struct cs_metrics *m = a->daemon->metrics;
 	a->expiration = cs_gauge(m, "countersign_svid_expiration_timestamp_seconds",
-		"When the SVID of a local identity ends, in Unix time", "identity,spiffe_id", EXPIRY_METRIC_MAX);
+		"When the SVID of a local identity ends, in Unix time", "identity,spiffe_id", CS_KEYS_IDENTITIES_MAX);
 	a->rotations = cs_counter(m, "countersign_svid_rotations_total", "SVIDs that replaced another", NULL, 1);
 	a->count = cs_gauge(m, "countersign_svids", "Local identities by whether they have an SVID", "state", 2);
 	a->held = cs_gauge(m, "countersign_keys", "Private keys held, old generations included", NULL, 1);

@@ -13,7 +13,7 @@
 #include <stdint.h>
 #include "error.h"
 
-#define CS_KEYS_IDENTITIES_MAX 8192       /* local to one node; a kubelet's limit is some hundreds */
+#define CS_KEYS_IDENTITIES_MAX (8192 + 1) /* local to one node (some hundreds in practice), and the node itself */
 #define CS_KEYS_OLD_MAX        8          /* replaced keys of one identity that may still sign; then the oldest goes */
 #define CS_KEYS_HEAP_BYTES     (4u << 20) /* locked memory: 32 bytes a P-256 key, about 2 KiB an RSA-4096 key */
 #define CS_SIGNATURE_MAX       512        /* RSA-4096 */
@@ -34,7 +34,7 @@ CS_MUST_USE int cs_keys_put_take(struct cs_keys *keys, uint32_t identity, uint64
 	int64_t now_mono_ms, struct cs_error *e);
 /* All keys of an identity, at once. */
 void cs_keys_drop(struct cs_keys *keys, uint32_t identity);
-/* Wipes those whose time is over. They do not sign before that either. */
+/* Wipes those whose time is over; whether wiped yet or not, they do not sign. */
 void cs_keys_sweep(struct cs_keys *keys, int64_t now_mono_ms);
 /* NULL: none such. Borrowed until the next put, drop or sweep. */
 const struct cs_key *cs_keys_find(

@@ -5,7 +5,7 @@
  * more, longer than any handshake's deadline; after a restart of the adapter the old ones are gone. Reasons of a
  * refusal: no-local-svid (identity or generation not held), algorithm-refused (the scheme does not fit the key),
  * too-many, signer-unavailable. A request of another size, or with unused bytes that are not zero, ends the
- * connection. */
+ * connection. An answer is always a whole struct; what the signature does not use is zero. */
 #ifndef COUNTERSIGN_SIGN_H
 #define COUNTERSIGN_SIGN_H
 #include <stdint.h>

@@ -2,11 +2,14 @@
 import datetime as dt
 import hashlib
 import os
+import random
 import resource
 import signal
 import socket
 import stat
+import struct
 import subprocess
+import time
 
 import grpc
 import pytest
@@ -228,7 +231,6 @@ def test_a_malformed_request_ends_the_connection(up, what):
     elif what == "hash length":
         signer.send(A, generation, digest=b"x" * 20)
     else:
-        import struct
         signer.socket.send(struct.pack("<QQIHBB48s", 1, generation, A, lab.ECDSA_P256, 1, 32, b"x" * 33))
     assert signer.receive() is None
     assert up.signer(up.a).sign(A, generation)[0] == 0  # others are not disturbed
@@ -354,6 +356,26 @@ def test_killed_and_started_again_it_has_new_keys(up):
     lab.verify_signature(new, signature)
 
 
+def test_killed_at_random_moments_it_always_comes_back(node):
+    node.identityd()
+    roots = set()
+    for _ in range(10):
+        adapter = lab.Adapter(node.instance, node.ca, "local_ca.svid_ttl=5s", wait=False)
+        time.sleep(random.uniform(0, 0.15))  # the moment, not a wait: also before it is ready, and while it makes the CA
+        adapter.kill()
+        adapter.clean()
+    for _ in range(2):
+        adapter = node.adapter()
+        state = node.follow(adapter).wait(lambda s: s.synced and s.has(A))
+        roots.add(bytes(state.bundles["example.org"].authorities[0]))
+        lab.verify_signature(state.svids[A], node.signer(adapter).sign(A, state.svids[A].generation)[1])
+        adapter.kill()
+        node.drop(adapter)
+        adapter.clean()
+    assert len(roots) == 1
+    assert {p.name for p in node.ca.iterdir()} <= {"ca.pem", "lock", ".ca.pem.new"}
+
+
 # ---- identityd comes and goes ----
 
 def test_reports_svid_ready(up):
@@ -386,7 +408,6 @@ def test_a_report_that_fails_is_repeated(node):
 
 def adapter_check(adapter, name, ok):
     """Checks follow events by moments; ask until it is so."""
-    import time
     end = time.monotonic() + WAIT_S
     while True:
         checks = {c.name: c for c in adapter.status().checks}
@@ -416,6 +437,14 @@ def test_what_is_known_survives_identityd(up):
         report = d.next_report()
     assert report.identity == C
     adapter_check(up.a, "directory", True)
+
+
+def test_a_directory_that_says_nothing_is_dialled_anew(up):
+    """The one here sends no heartbeats, so after 15 s it looks hung."""
+    up.d.requests.get(timeout=WAIT_S)
+    generation = up.f.state.svids[A].generation
+    up.d.requests.get(timeout=WAIT_S)
+    assert up.signer(up.a).sign(A, generation)[0] == 0
 
 
 def test_reports_again_when_identityd_was_restarted(up):

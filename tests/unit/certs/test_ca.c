@@ -18,6 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 #include "ca.h"
+#include "tls.h"
 
 #define DOMAIN "example.org"
 #define ID     "spiffe://example.org/identity/70001"
@@ -390,6 +391,34 @@ static void openssl_cli_verifies_what_was_written(void **state)
 	cs_ca_free(ca);
 }
 
+/* Our own verification, by way of the mTLS that the files are for: each for its own role and not for the other. */
+static void identityds_mtls_takes_what_was_written(void **state)
+{
+	struct fixture *f = *state;
+	struct cs_ca *ca = open_ca(f);
+	const char *const ids[] = {
+		"spiffe://example.org/countersign/identityd", "spiffe://example.org/countersign/node/n1"};
+	const enum cs_tls_role roles[] = {CS_TLS_SERVER, CS_TLS_CLIENT};
+	char chain[128], key[128], bundle[128];
+	snprintf(chain, sizeof(chain), "%s/svid.pem", f->out);
+	snprintf(key, sizeof(key), "%s/svid.key", f->out);
+	snprintf(bundle, sizeof(bundle), "%s/bundle.pem", f->out);
+	const struct cs_tls_files files = {chain, key, bundle};
+	for (int i = 0; i < 2; i++) {
+		struct cs_issued a = issue(f, ca, ids[i]);
+		struct cs_tls *tls;
+		assert_int_equal(cs_issued_write(&a, ca, f->out, &f->e), 0);
+		if (cs_tls_new(roles[i], &files, NULL, &tls, &f->e) < 0)
+			fail_msg("%s", f->e.text);
+		assert_string_equal(cs_tls_own_name(tls), i == 0 ? ids[0] : "n1");
+		assert_int_equal(cs_tls_not_after_unix_s(tls), a.not_after_unix_s);
+		cs_tls_free(tls);
+		assert_true(cs_tls_new(roles[1 - i], &files, NULL, &tls, &f->e) < 0);
+		cs_issued_fini(&a);
+	}
+	cs_ca_free(ca);
+}
+
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 int main(void)
@@ -406,6 +435,7 @@ int main(void)
 		T(refuses_files_that_others_reach),
 		T(refuses_a_file_that_is_too_large),
 		T(openssl_cli_verifies_what_was_written),
+		T(identityds_mtls_takes_what_was_written),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
