@@ -7,9 +7,9 @@ Used by the quickstart, by the integration tests and by the benchmarks. Every la
 can run at once; close() takes away everything that the lab made."""
 import contextlib
 import ctypes
-import ipaddress
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -18,11 +18,11 @@ import subprocess
 import tempfile
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CLONE_NEWNET = 0x40000000
-SECCOMP_FREE = None
 libc = ctypes.CDLL(None, use_errno=True)
 
 PROGRAMS = {
@@ -52,6 +52,7 @@ class Netns:
     def __init__(self, name):
         self.name = name
         sh("ip", "netns", "add", name)
+        self.sysctl("net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0")
         self.ip("link", "set", "lo", "up")
 
     def ip(self, *args):
@@ -67,9 +68,8 @@ class Netns:
     def sh(self, *args, check=True, timeout=30):
         return sh(*self.enter(), *args, check=check, timeout=timeout)
 
-    def sysctl(self, **values):
-        for key, value in values.items():
-            self.sh("sysctl", "-qw", f"{key.replace('__', '/').replace('_', '.') if '/' not in key else key}={value}")
+    def sysctl(self, *settings):
+        self.sh("sysctl", "-qw", *settings)
 
     def do(self, fn, *args):
         """fn(*args) in a thread that is in this namespace: sockets made there stay there."""
@@ -128,12 +128,10 @@ class Workload:
         n, w = self.node.ns, self.ns
         n.ip("link", "add", self.interface, "type", "veth", "peer", "name", "eth0", "netns", w.name)
         w.ip("link", "set", "eth0", "up")
-        for a in (f"{self.ip4}/32",):
-            w.ip("addr", "add", a, "dev", "eth0")
+        w.ip("addr", "add", f"{self.ip4}/32", "dev", "eth0")
         w.ip("-6", "addr", "add", f"{self.ip6}/128", "dev", "eth0", "nodad")
-        n.sh("sysctl", "-qw", f"net.ipv6.conf.{self.interface}.accept_dad=0", f"net.ipv4.conf.{self.interface}.proxy_arp=1",
-             f"net.ipv4.neigh.{self.interface}.proxy_delay=0")
         n.ip("link", "set", self.interface, "up")
+        n.ip("addr", "add", "169.254.1.1/32", "dev", self.interface)  # the workload's gateway
         n.ip("-6", "addr", "add", "fe80::1/64", "dev", self.interface, "nodad")
         n.ip("route", "add", self.ip4, "dev", self.interface)
         n.ip("-6", "route", "add", self.ip6, "dev", self.interface)
@@ -260,7 +258,7 @@ class Node:
         self.dir = lab.dir / self.name
         self.dir.mkdir()
         self.instance = self.dir / f"{lab.prefix}-{self.name}"
-        self.daemons, self.settings = {}, {}
+        self.daemons, self.settings, self.exporter = {}, {}, None
         self.workloads = 0
         self.ns = Netns(f"{lab.prefix}-{self.name}")
         lab.defer(self.ns.delete)
@@ -271,8 +269,8 @@ class Node:
         end = f"p{self.index}"
         self.lab.wire.ip("link", "add", end, "type", "veth", "peer", "name", "eth0", "netns", self.ns.name)
         self.lab.wire.ip("link", "set", end, "master", "br0", "up")
-        self.ns.sh("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1",
-                   "net.ipv6.conf.default.accept_dad=0", "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.default.rp_filter=0")
+        self.ns.sysctl("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1",
+                   "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.default.rp_filter=0")
         self.ns.ip("addr", "add", f"{self.address}/24", "dev", "eth0")
         self.ns.ip("-6", "addr", "add", f"{self.address6}/64", "dev", "eth0", "nodad")
         self.ns.ip("link", "set", "eth0", "up")
@@ -295,6 +293,11 @@ class Node:
             self.daemons[name].wait_ready()
 
     def stop_all(self):
+        if self.exporter:
+            self.exporter.terminate()
+            self.exporter.wait(10)
+            self.exporter.stderr.close()
+            self.exporter = None
         for name in reversed(list(self.daemons)):
             with contextlib.suppress(LabError):
                 self.daemons.pop(name).stop()
@@ -313,14 +316,35 @@ class Node:
         return subprocess.run([*self.ns.enter(), str(self.lab.program("cli")), "--instance", str(self.instance), *args],
                               capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=timeout)
 
+    def metrics(self):
+        """{"name{labels}": value} of all daemons of this node, through `countersign exporter`."""
+        if self.exporter is None:
+            self.exporter = subprocess.Popen(
+                [*self.ns.enter(), str(self.lab.program("cli")), "exporter", "--instance", str(self.instance)],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            self.exporter.stderr.readline()  # "serving"
+        text = self.ns.do(lambda: urllib.request.urlopen("http://127.0.0.1:9964/metrics", timeout=10).read().decode())
+        lines = [line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#")]
+        return {name: float(value) for name, value in lines}
+
     def dropped(self):
-        """{(reason, hook): packets} that this node's datapath dropped, from authd's metrics."""
-        return self.lab.dropped(self)
+        """{reason: packets} that this node's datapath dropped, both hooks."""
+        found = {}
+        for name, value in self.metrics().items():
+            m = re.match(r'countersign_dropped_packets_total\{.*reason="([a-z0-9-]+)"', name)
+            if m and 'would="true"' not in name:
+                found[m[1]] = found.get(m[1], 0) + int(value)
+        return found
+
+    def address_list(self):
+        return f"{self.address},{self.address6}"
 
 
-class Lab:
-    def __init__(self, prefix="cs", build=None, placement="self", keep=False):
-        self.prefix, self.placement, self.keep = prefix, placement, keep
+class Cluster:
+    """node1 runs identityd as --role all, the others follow it. All in one temporary directory."""
+
+    def __init__(self, prefix="cs", build=None, placement=None, keep=False):
+        self.prefix, self.placement, self.keep = prefix, placement or {}, keep
         self.build = Path(build or os.environ.get("CS_BUILD", ROOT / "build/release"))
         self.cleanups, self.nodes, self.workloads = [], [], {}
         missing = [p for p in PROGRAMS.values() if not (self.build / p).exists()]
@@ -328,11 +352,11 @@ class Lab:
             raise LabError(f"not built yet: {', '.join(Path(p).name for p in missing)} (cmake --build --preset release)")
         if not os.path.ismount("/sys/fs/bpf"):
             sh("mount", "-t", "bpf", "bpf", "/sys/fs/bpf")
-        self.sweep()
-        self.dir = Path(tempfile.mkdtemp(prefix=f"{prefix}-"))
+        self.sweep_prefix(prefix)
+        self.dir = Path(tempfile.mkdtemp(prefix=f"{prefix}-lab-"))
         self.defer(shutil.rmtree, self.dir, True)
         self.dir.chmod(0o755)
-        self.defer(self.unpin)
+        self.defer(self.unpin, prefix)
         self.policies = self.dir / "policies"
         self.policies.mkdir()
         self.wire = Netns(f"{prefix}-wire")
@@ -358,20 +382,24 @@ class Lab:
         if not self.keep:
             self.close()
 
-    def sweep(self):
-        """What an earlier run of this prefix left when it was killed."""
+    @classmethod
+    def sweep_prefix(cls, prefix):
+        """What an earlier run of this prefix left: it was killed, or told to keep."""
         for line in sh("ip", "netns", "list").splitlines():
             name = line.split()[0]
-            if name.startswith(f"{self.prefix}-"):
+            if name.startswith(f"{prefix}-"):
                 for pid in sh("ip", "netns", "pids", name, check=False).split():
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(int(pid), signal.SIGKILL)
                 sh("ip", "netns", "del", name, check=False)
-        self.unpin()
+        cls.unpin(prefix)
+        for left in Path(tempfile.gettempdir()).glob(f"{prefix}-lab-*"):
+            shutil.rmtree(left, ignore_errors=True)
 
-    def unpin(self):
+    @staticmethod
+    def unpin(prefix):
         base = Path("/sys/fs/bpf/countersign")
-        for instance in base.glob(f"{self.prefix}-node*") if base.exists() else []:
+        for instance in base.glob(f"{prefix}-node*") if base.exists() else []:
             shutil.rmtree(instance, ignore_errors=True)
         with contextlib.suppress(OSError):
             base.rmdir()
@@ -390,23 +418,38 @@ class Lab:
         new.rename(self.policies / f"{name}.yaml")
 
     def credentials(self):
-        """The CA of the nodes' own mTLS, and a certificate for each."""
-        ca = self.dir / "ca"
-        adapter = str(self.program("spire-adapter"))
-        common = ["--set", f"trust_domain={TRUST_DOMAIN}", "--set", f"local_ca.dir={ca}"]
-        sh(adapter, "--ca-init", *common)
-        for n in self.nodes:
-            sh(adapter, "--issue-node", n.name, *common, "--set", f"output={n.dir}/tls")
+        """The CA of the nodes' own mTLS, a certificate for each node, and one for the server."""
+        adapter = [str(self.program("spire-adapter")), "--set", f"trust_domain={TRUST_DOMAIN}", "--set",
+                   f"local_ca.dir={self.dir / 'ca'}"]
+        sh(*adapter, "--ca-init")
+        sh(*adapter, "--issue-server", "--out", str(self.nodes[0].dir / "tls"))
+        for n in self.nodes[1:]:
+            sh(*adapter, "--issue-node", n.name, "--out", str(n.dir / "tls"))
+
+    def defaults(self, node, daemon):
+        """Settings of a daemon; node.settings[daemon] goes over them."""
+        first = self.nodes[0]
+        tls = node.dir / "tls"
+        return {
+            "identityd": {
+                "role": "all" if node is first else "node",
+                "trust_domain": TRUST_DOMAIN,
+                "node.name": node.name,
+                "node.addresses": node.address_list(),
+                "tls.cert": tls / "svid.pem", "tls.key": tls / "svid.key", "tls.bundle": tls / "bundle.pem",
+                **({"policy.dir": self.policies, "cluster.listen": f"{first.address}:4251", **self.placement}
+                   if node is first else {"cluster.server": f"{first.address}:4251"}),
+            },
+            "spire-adapter": {"trust_domain": TRUST_DOMAIN, "node.name": node.name, "local_ca.dir": self.dir / "ca"},
+            "authd": {"handshaker.path": self.program("handshaker"), "handshaker.user": "nobody"},
+        }[daemon]
 
     def arguments(self, node, daemon, more):
         settings = {**self.defaults(node, daemon), **node.settings.get(daemon, {}), **more}
-        out = []
-        for key, value in settings.items():
-            out += ["--set", f"{key}={value}"]
-        return out
+        return [a for key, value in settings.items() for a in ("--set", f"{key}={value}")]
 
-    def defaults(self, node, daemon):
-        raise NotImplementedError
-
-    def dropped(self, node):
-        raise NotImplementedError
+    def start(self, *daemons):
+        """All nodes, in the order in which they need each other."""
+        for daemon in daemons or ("identityd", "spire-adapter", "authd"):
+            for n in self.nodes:
+                n.start(daemon)
