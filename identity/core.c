@@ -219,8 +219,9 @@ static void learn_node(struct cs_core *core, const struct cs_store_node *node, s
 		known->name = cs_xstrdup(node->name);
 		HASH_ADD_KEYPTR(hh, core->nodes, known->name, strlen(known->name), known);
 	}
+	char *path = cs_xstrdup(node->path); /* which may be the known one's */
 	free(known->path);
-	known->path = cs_xstrdup(node->path);
+	known->path = path;
 	memcpy(known->addrs, node->addrs, sizeof(known->addrs));
 	known->naddrs = node->naddrs;
 	known->port = node->port;

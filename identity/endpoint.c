@@ -24,7 +24,10 @@ static int check_interface(const char *name, struct cs_error *e)
 	if (n == 0)
 		return cs_error_reason(e, -EINVAL, CS_R_INTERFACE_UNSUITABLE,
 			"an endpoint needs an interface of its own on the host side; host network has none");
-	if (n > CS_INTERFACE_MAX || strchr(name, '/') || strpbrk(name, " \t\n"))
+	bool odd = n > CS_INTERFACE_MAX || strchr(name, '/');
+	for (size_t i = 0; i < n && !odd; i++)
+		odd = name[i] <= ' ' || name[i] > '~';
+	if (odd)
 		return cs_error_reason(
 			e, -EINVAL, CS_R_INTERFACE_UNSUITABLE, "'%.40s' is not the name of an interface", name);
 	return 0;
@@ -173,6 +176,9 @@ bool cs_endpoint_set(struct cs_node_endpoint *ep, Countersign__V1__Step step, bo
 	struct cs_condition *c = &ep->conditions[step];
 	char text[sizeof(c->detail)];
 	cs_text_cut(text, sizeof(text), detail ? detail : "");
+	for (char *p = text; *p; p++) /* it may quote anything, and a string of a message must be UTF-8 */
+		if (*p < ' ' || *p > '~')
+			*p = '?';
 	bool same = c->since_unix_ms != 0 && c->met == met && c->reason == reason && strcmp(c->detail, text) == 0;
 	if (same)
 		return false;

@@ -1,6 +1,9 @@
 """The real countersign-identityd: endpoints and their conditions, the directory and how one follows it, two roles over
 mTLS, and what survives."""
-import threading
+import os
+import subprocess
+import tempfile
+from pathlib import Path
 
 import grpc
 import pytest
@@ -24,13 +27,22 @@ class Lab:
     def all(self, *sets, **options):
         return self.keep(Identityd(self.base / options.pop("instance", "n1"), *sets, **options))
 
+    def restart(self, d, **options):
+        """The same instance and settings again; what was there of the process is stopped."""
+        if d in self.things:
+            self.things.remove(d)
+        if d.process.poll() is None:
+            d.stop()
+        return self.keep(d.again(**options))
+
     def veth(self):
         return self.interfaces.new()
 
     def end(self):
         try:
             for thing in reversed(self.things):
-                thing.stop()
+                if thing.alive:
+                    thing.stop()
         finally:
             self.interfaces.close()
 
@@ -40,6 +52,14 @@ def lab(tmp_path):
     lab = Lab(tmp_path)
     yield lab
     lab.end()
+
+
+@pytest.fixture
+def public_dir():
+    """pytest's own directories are closed to other users."""
+    with tempfile.TemporaryDirectory(prefix="cs-identityd-") as dir:
+        os.chmod(dir, 0o755)
+        yield Path(dir)
 
 
 def refused(code, fn, *args, **more):
@@ -90,3 +110,629 @@ def test_wait_for_enforced_is_the_default(lab):
     # Again, and it is there at once.
     assert condition(d.register(spec("a", "k8s:app=a", ["10.1.0.1"], veth), wait_for=()), ENFORCED).met
     f.close()
+
+
+BAD_SPECS = [
+    # what is wrong, code, reason, a word of the message
+    (dict(id=""), "INVALID_ARGUMENT", "", "1 to 128 bytes"),
+    (dict(id="x" * 129), "INVALID_ARGUMENT", "", "1 to 128 bytes"),
+    (dict(id="a b"), "INVALID_ARGUMENT", "", "printable"),
+    (dict(text=""), "INVALID_ARGUMENT", "labels-invalid", ""),
+    (dict(text="reserved:host="), "INVALID_ARGUMENT", "labels-invalid", "reserved"),
+    (dict(text="k8s:a=1;container:a=2"), "INVALID_ARGUMENT", "labels-invalid", "a"),
+    (dict(addresses=[]), "INVALID_ARGUMENT", "", "at least one address"),
+    (dict(addresses=["10.0.0.1", "10.0.0.1"]), "INVALID_ARGUMENT", "", "twice"),
+    (dict(addresses=[f"10.0.0.{i}" for i in range(1, 6)]), "INVALID_ARGUMENT", "", "at most 4"),
+    (dict(addresses=[f"fd00::{i}" for i in range(1, 6)]), "INVALID_ARGUMENT", "", "at most 4"),
+    (dict(addresses=["127.0.0.1"]), "INVALID_ARGUMENT", "", "loopback"),
+    (dict(addresses=["169.254.1.1"]), "INVALID_ARGUMENT", "", "link-local"),
+    (dict(addresses=["fe80::1"]), "INVALID_ARGUMENT", "", "link-local"),
+    (dict(addresses=["::ffff:10.0.0.1"]), "INVALID_ARGUMENT", "", "IPv4-mapped"),
+    (dict(addresses=["224.0.0.1"]), "INVALID_ARGUMENT", "", "multicast"),
+    (dict(addresses=["0.0.0.0"]), "INVALID_ARGUMENT", "", "unspecified"),
+    (dict(interface=""), "INVALID_ARGUMENT", "interface-unsuitable", "host network"),
+    (dict(interface="x" * 16), "INVALID_ARGUMENT", "interface-unsuitable", "name of an interface"),
+    (dict(interface="a/b"), "INVALID_ARGUMENT", "interface-unsuitable", "name of an interface"),
+    (dict(interface="nosuchinterface"), "FAILED_PRECONDITION", "interface-missing", "nosuchinterface"),
+    (dict(interface="lo"), "FAILED_PRECONDITION", "interface-unsuitable", "loopback"),
+    (dict(interface="BRIDGE"), "FAILED_PRECONDITION", "interface-unsuitable", "bridge"),
+    (dict(interface="MACVLAN"), "FAILED_PRECONDITION", "interface-unsuitable", "macvlan"),
+    (dict(interface="TAKEN"), "ALREADY_EXISTS", "interface-taken", "'first'"),
+    (dict(addresses=["10.1.0.1"]), "ALREADY_EXISTS", "address-taken", "'first'"),
+]
+
+
+def test_what_cannot_be_registered(lab):
+    d, taken, free = lab.all(), lab.veth(), lab.veth()
+    bridge = lab.interfaces.new("bridge")
+    macvlan = lab.interfaces.macvlan(free)
+    d.register(spec("first", "k8s:app=a", ["10.1.0.1"], taken))
+    names = {"BRIDGE": bridge, "MACVLAN": macvlan, "TAKEN": taken}
+    for wrong, code, reason, word in BAD_SPECS:
+        good = dict(id="x", text="k8s:app=x", addresses=["10.0.0.1"], interface=free)
+        bad = spec(**{**good, **wrong, "interface": names.get(i := wrong.get("interface", free), i)})
+        e = refused(grpc.StatusCode[code], d.register, bad, wait_for=[REGISTERED])
+        assert reason_of(e) == reason, (wrong, e)
+        assert word in e.details(), (wrong, e)
+    address = spec("x", "k8s:app=x", [], free)
+    address.addresses.add(ip=b"12345")
+    assert "4 or 16 bytes" in refused(grpc.StatusCode.INVALID_ARGUMENT, d.register, address).details()
+    refused(grpc.StatusCode.INVALID_ARGUMENT, d.endpoints.RegisterEndpoint, E.RegisterRequest(), timeout=WAIT_S)
+    assert set(d.list()) == {"first"}
+    assert set(d.once().all("endpoint")) == {("n1", "first")}
+
+
+def test_deadline_names_what_is_not_met(lab):
+    d, veth = lab.all(), lab.veth()
+    e = refused(grpc.StatusCode.DEADLINE_EXCEEDED, d.register, spec("a", "k8s:app=a", ["10.1.0.1"], veth),
+                wait_for=[REGISTERED, PLACED, SVID_READY, ENFORCED], timeout=0.5)
+    assert "not svid-ready: no-local-svid" in e.details() and reason_of(e) == "no-local-svid"
+    e = refused(grpc.StatusCode.DEADLINE_EXCEEDED, d.register, spec("a", "k8s:app=a", ["10.1.0.1"], veth),
+                wait_for=[], timeout=0.5)
+    assert "not enforced: datapath-down" in e.details() and reason_of(e) == "datapath-down"
+    assert condition(d.list()["a"], PLACED).met  # it stays registered
+
+
+def test_unregister(lab):
+    d, veth = lab.all(), lab.veth()
+    d.register(spec("a", "k8s:app=a", ["10.1.0.1"], veth))
+    f = d.follow().wait_synced()
+    assert f.get("endpoint", ("n1", "a")) and f.get("placement", (256, "n1")) and f.get("policy_default", 256)
+    waiting = d.endpoints.RegisterEndpoint.future(
+        E.RegisterRequest(spec=spec("a", "k8s:app=a", ["10.1.0.1"], veth), wait_for=[ENFORCED]), timeout=WAIT_S)
+    d.endpoints.List(E.ListRequest())  # it is there
+    d.endpoints.UnregisterEndpoint(E.UnregisterRequest(id="a"), timeout=WAIT_S)
+    assert waiting.exception(WAIT_S).code() == grpc.StatusCode.ABORTED
+    f.wait(lambda f: not f.all("endpoint") and not f.all("placement") and not f.all("policy_default"))
+    assert f.get("identity", 256)  # an identity is for good
+    e = refused(grpc.StatusCode.NOT_FOUND, d.endpoints.UnregisterEndpoint, E.UnregisterRequest(id="a"), timeout=WAIT_S)
+    assert reason_of(e) == "not-registered"
+    assert d.register(spec("b", "k8s:app=a", ["10.1.0.1"], veth)).identity == 256
+    f.close()
+
+
+def test_other_labels_are_another_incarnation(lab):
+    d, veth = lab.all(), lab.veth()
+    first = d.register(spec("a", "k8s:app=a", ["10.1.0.1"], veth))
+    d.report(endpoint="a", incarnation=first.incarnation, step=ENFORCED, met=True)
+    f = d.follow().wait_synced()
+    second = d.register(spec("a", "k8s:app=b", ["10.1.0.2"], veth))
+    assert second.incarnation != first.incarnation and second.identity == 257
+    assert not condition(second, ENFORCED).met
+    f.wait(lambda f: f.get("endpoint", ("n1", "a")).identity == 257 and not f.get("placement", (256, "n1")))
+    d.report(endpoint="a", incarnation=first.incarnation, step=ENFORCED, met=True)
+    assert not condition(d.list()["a"], ENFORCED).met
+    f.close()
+
+
+def test_reconcile(lab):
+    d, v1, v2, v3 = lab.all(), lab.veth(), lab.veth(), lab.veth()
+    d.register(spec("a", "k8s:app=a", ["10.1.0.1"], v1))
+    b = d.register(spec("b", "k8s:app=b", ["10.1.0.2"], v2))
+    # a goes, b stays as it is, c takes a's address and interface.
+    specs = [spec("b", "k8s:app=b", ["10.1.0.2"], v2), spec("c", "k8s:app=c", ["10.1.0.1"], v1)]
+    reply = d.endpoints.Reconcile(E.ReconcileRequest(specs=specs), timeout=WAIT_S)
+    assert list(reply.unregistered) == ["a"] and {e.spec.id for e in reply.endpoints} == {"b", "c"}
+    assert {e.spec.id: e.incarnation for e in reply.endpoints}["b"] == b.incarnation
+    f = d.follow()
+    f.wait(lambda f: (e := f.get("endpoint", ("n1", "c"))) and e.identity == 258 and not f.get("endpoint", ("n1", "a")))
+    # One that is wrong: nothing happens.
+    specs = [spec("b", "k8s:app=other", ["10.1.0.9"], v2), spec("x", "k8s:app=x", ["127.0.0.1"], v3)]
+    e = refused(grpc.StatusCode.INVALID_ARGUMENT, d.endpoints.Reconcile, E.ReconcileRequest(specs=specs), timeout=WAIT_S)
+    assert "specs[1] ('x')" in e.details()
+    specs = [spec("p", "k8s:app=p", ["10.1.0.9"], v2), spec("q", "k8s:app=q", ["10.1.0.9"], v3)]
+    e = refused(grpc.StatusCode.ALREADY_EXISTS, d.endpoints.Reconcile, E.ReconcileRequest(specs=specs), timeout=WAIT_S)
+    assert reason_of(e) == "address-taken"
+    assert set(d.list()) == {"b", "c"}
+    # Two that swap their addresses.
+    specs = [spec("b", "k8s:app=b", ["10.1.0.1"], v2), spec("c", "k8s:app=c", ["10.1.0.2"], v1)]
+    d.endpoints.Reconcile(E.ReconcileRequest(specs=specs), timeout=WAIT_S)
+    f.wait(lambda f: all((e := f.get("endpoint", ("n1", i))) and e.identity and list(e.addresses) == [ip(a)]
+                         for i, a in (("b", "10.1.0.1"), ("c", "10.1.0.2"))))
+    f.close()
+    assert sorted(d.endpoints.Reconcile(E.ReconcileRequest(), timeout=WAIT_S).unregistered) == ["b", "c"]
+    assert not d.list()
+
+
+def test_reports(lab):
+    d = lab.all()
+    a = d.register(spec("a", "k8s:app=a", ["10.1.0.1"], lab.veth()))
+    d.report(identity=256, step=SVID_READY, met=True)
+    assert condition(d.list()["a"], SVID_READY).met
+    # ... also for those that come later.
+    assert condition(d.register(spec("b", "k8s:app=a", ["10.1.0.2"], lab.veth()), wait_for=[SVID_READY]), SVID_READY).met
+    c = d.register(spec("c", "k8s:app=c", ["10.1.0.3"], lab.veth()))
+    assert not condition(c, SVID_READY).met
+    d.report(identity=256, step=SVID_READY, met=False, reason="svid-expired")
+    assert condition(d.list()["b"], SVID_READY).reason.name == "svid-expired"
+    d.report(endpoint="nobody", incarnation=1, step=ENFORCED, met=True)  # dropped
+    d.report(endpoint="a", incarnation=a.incarnation, step=ENFORCED, met=True, reason="map-full")
+    assert condition(d.list()["a"], ENFORCED).reason.name == "map-full"
+    for wrong in (dict(identity=256, step=PLACED, met=True), dict(identity=0, step=ENFORCED, met=True),
+                  dict(identity=256, step=SVID_READY, met=False, reason="because")):
+        refused(grpc.StatusCode.INVALID_ARGUMENT, d.report, **wrong)
+
+
+def test_interface_goes_and_comes(lab):
+    d, veth = lab.all(), lab.veth()
+    f = d.follow().wait_synced()
+    a = d.register(spec("a", "k8s:app=a", ["10.1.0.1"], veth))
+    d.report(endpoint="a", incarnation=a.incarnation, step=ENFORCED, met=True)
+    lab.interfaces.delete(veth)
+    e = f.wait(lambda f: (e := f.get("endpoint", ("n1", "a"))) and e.local.ifindex == 0 and e)
+    assert e.local.incarnation != a.incarnation
+    status = d.list()["a"]
+    assert condition(status, ENFORCED).reason.name == "interface-missing" and not condition(status, ENFORCED).met
+    d.report(endpoint="a", incarnation=e.local.incarnation, step=ENFORCED, met=True)  # said too early
+    assert not condition(d.list()["a"], ENFORCED).met
+    lab.interfaces.new(name=veth)
+    f.wait(lambda f: f.get("endpoint", ("n1", "a")).local.ifindex > 0)
+    assert condition(d.list()["a"], ENFORCED).reason.name == "datapath-down"
+    f.close()
+
+
+# ---- the directory ----------------------------------------------------------------------------------------------------
+
+
+def test_resume(lab):
+    d = lab.all()
+    d.register(spec("a", "k8s:app=a", ["10.1.0.1"], lab.veth()))
+    f = d.follow().wait_synced()
+    f.wait(lambda f: f.get("policy_default", 256))
+    f.close()
+    d.register(spec("b", "k8s:app=b", ["10.1.0.2"], lab.veth()))
+    g = d.follow(resume=D.Position(epoch=f.position[0], revision=f.position[1]))
+    g.wait(lambda g: (e := g.get("endpoint", ("n1", "b"))) and e.identity)
+    assert g.synced == 0 and not g.get("endpoint", ("n1", "a"))  # only what changed
+    # Where it is: heard at once, and nothing else.
+    h = d.follow(resume=D.Position(epoch=g.position[0], revision=g.position[1]))
+    h.wait(lambda h: h.beats)
+    assert not h.state and h.synced == 0
+    d.endpoints.UnregisterEndpoint(E.UnregisterRequest(id="b"), timeout=WAIT_S)
+    h.wait(lambda h: h.position)
+    assert h.synced == 0
+    for position in (D.Position(epoch=1, revision=g.position[1]), D.Position(epoch=g.position[0], revision=1 << 40)):
+        i = d.follow(resume=position).wait_synced()
+        assert i.get("endpoint", ("n1", "a")) and i.position[0] == f.position[0]
+        i.close()
+    g.close()
+    h.close()
+
+
+def test_kinds_and_once(lab):
+    d = lab.all()
+    d.register(spec("a", "k8s:app=a", ["10.1.0.1"], lab.veth()))
+    f = d.once(kinds=[D.KIND_IDENTITY, D.KIND_NODE])
+    assert {k[0] for k in f.state} == {"identity", "node"} and f.synced == 1
+    f = d.follow(kinds=[D.KIND_ENDPOINT], once=True, resume=D.Position(epoch=f.position[0], revision=f.position[1]))
+    assert f.wait_end() is None and set(f.state) == {("endpoint", ("n1", "a"))}
+    f = d.follow(kinds=[D.KIND_UNSPECIFIED])
+    assert f.wait_end().code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_heartbeats(lab):
+    d = lab.all()
+    f = d.follow().wait_synced()
+    beats = f.beats
+    f.wait(lambda f: f.beats >= beats + 2, timeout=15)
+    assert f.silent_ms == 0
+    f.close()
+
+
+METHODS = {
+    "endpoints.sock": {"Endpoints/RegisterEndpoint": {"agent"}, "Endpoints/UnregisterEndpoint": {"agent"},
+                       "Endpoints/Reconcile": {"agent"}, "Endpoints/Report": {"adapter", "authd"},
+                       "Endpoints/List": {"viewer", "operator", "agent", "adapter", "authd"}},
+    "directory.sock": {"Directory/Follow": {"viewer", "operator", "agent", "adapter", "authd"}},
+}
+UIDS = {"viewer": 12001, "operator": 12002, "agent": 12003, "adapter": 12004, "authd": 12005, "nobody": NOBODY}
+CALL = """
+import sys, grpc
+path, method, kind = sys.argv[1:]
+with grpc.insecure_channel("unix:" + path) as channel:
+    make = channel.unary_stream if kind == "stream" else channel.unary_unary
+    call = make("/countersign.v1." + method, request_serializer=lambda b: b, response_deserializer=lambda b: b)
+    try:
+        answer = call(b"", timeout=20)
+        next(answer) if kind == "stream" else None
+        print("OK")
+    except grpc.RpcError as e:
+        print(e.code().name)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs to become other users")
+def test_every_method_with_every_role(public_dir, lab):
+    lab.base = public_dir
+    d = lab.all(*(f"roles.{role}=uid:{uid}" for role, uid in UIDS.items() if role != "nobody"))
+    assert {m for service in ("endpoints", "directory") for m in methods_of(service)} == \
+        {m for methods in METHODS.values() for m in methods}
+    for sock, methods in METHODS.items():
+        for method, roles in methods.items():
+            for role, uid in UIDS.items():
+                out = subprocess.run(
+                    ["/usr/bin/python3", "-c", CALL, d.sockets / sock, method, "stream" if "Follow" in method else "unary"],
+                    user=uid, group=uid, extra_groups=[], cwd="/", capture_output=True, text=True, timeout=WAIT_S,
+                    env={"GRPC_ENABLE_FORK_SUPPORT": "0"})
+                code = out.stdout.strip()
+                if role == "nobody":
+                    assert code == "UNAVAILABLE", (method, role, out)  # closed before a byte was read
+                elif role in roles:
+                    assert code in ("OK", "INVALID_ARGUMENT", "NOT_FOUND"), (method, role, out)
+                else:
+                    assert code == "PERMISSION_DENIED", (method, role, out)
+    # authd and the adapter report each their own step only: as the adapter, enforced.
+    assert "role-refused" in d.output()
+
+
+def methods_of(service):
+    module = getattr(protos, service)
+    return [f"{s.name}/{m.name}" for s in module.DESCRIPTOR.services_by_name.values() for m in s.methods]
+
+
+# ---- restarts ---------------------------------------------------------------------------------------------------------
+
+
+def test_restart(lab):
+    d = lab.all()
+    v1, v2 = lab.veth(), lab.veth()
+    d.register(spec("a", "k8s:app=a", ["10.1.0.1"], v1))
+    d.register(spec("b", "k8s:app=b", ["10.1.0.2"], v2))
+    before = d.once()
+    d.endpoints.UnregisterEndpoint(E.UnregisterRequest(id="b"), timeout=WAIT_S)
+    d.kill()
+    d.clean()
+    d = lab.restart(d)
+    f = d.follow().wait_synced()
+    f.wait(lambda f: (e := f.get("endpoint", ("n1", "a"))) and e.identity == 256)
+    assert f.position[0] != before.position[0]
+    assert not f.get("endpoint", ("n1", "b"))
+    for id in (256, 257):
+        assert f.get("identity", id) == before.get("identity", id)  # the incarnation too
+    status = d.list()["a"]
+    assert condition(status, PLACED).met and not condition(status, ENFORCED).met
+    f.close()
+
+
+def test_only_one_process(lab):
+    d = lab.all()
+    second = Identityd(d.instance, wait=False)
+    assert second.wait() == 1
+    assert "in use" in second.output() or "answers" in second.output() or "another process" in second.output()
+    second.clean()
+    assert d.status().healthy
+
+
+# ---- two nodes and a cluster role -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cluster(lab):
+    return Cluster(lab)
+
+
+class Cluster:
+    """A cluster role on n1, node roles beside it."""
+
+    def __init__(self, lab, *sets, **settings):
+        self.lab, self.ca = lab, CA(lab.base / "ca")
+        self.n1 = lab.all(*sets, settings={**self.ca.server(), "node.addresses": "10.0.0.1", **settings})
+        self.port = self.n1.port
+
+    def settings(self, name, address, **more):
+        return {**self.ca.node(name), "cluster.server": f"127.0.0.1:{self.port}", "node.addresses": address, **more}
+
+    def node(self, name, address, settings=None, **options):
+        return self.lab.keep(Identityd(self.lab.base / name, role="node", node=name,
+                                       settings=settings or self.settings(name, address), **options))
+
+
+def test_two_nodes(cluster, lab):
+    n1, n2, n3 = cluster.n1, cluster.node("n2", "10.0.0.2"), cluster.node("n3", "10.0.0.3")
+    f1, f2, f3 = (n.follow().wait_synced() for n in (n1, n2, n3))
+    a = n1.register(spec("a", "k8s:app=a", ["10.1.0.1"], lab.veth()))
+    b = n2.register(spec("b", "k8s:app=b", ["10.2.0.1"], lab.veth()))
+    c = n3.register(spec("c", "k8s:app=a", ["10.3.0.1"], lab.veth()))
+    assert (a.identity, b.identity, c.identity) == (256, 257, 256) and (b.node, c.node) == ("n2", "n3")
+    for name, f in (("n1", f1), ("n2", f2), ("n3", f3)):
+        where = {("n1", "a"): 256, ("n2", "b"): 257, ("n3", "c"): 256}
+        f.wait(lambda f: {k: e.identity for k, e in f.all("endpoint").items()} == where)
+        assert set(f.all("placement")) == {(i, n) for (n, _), i in where.items()} and set(f.all("node")) == {"n1", "n2", "n3"}
+        assert [n for n, r in f.all("node").items() if r.self] == [name]
+        assert [k for k, e in f.all("endpoint").items() if e.HasField("local")] == [k for k in f.all("endpoint") if k[0] == name]
+        assert f.get("node", "n2").addresses[0] == ip("10.0.0.2") and f.get("node", "n2").port == 4250
+        # Policy is for what is placed here.
+        f.wait(lambda f: set(f.all("policy_default")) == {p[0] for p in f.all("placement") if p[1] == name})
+    n3.endpoints.UnregisterEndpoint(E.UnregisterRequest(id="c"), timeout=WAIT_S)
+    f2.wait(lambda f: not f.get("endpoint", ("n3", "c")) and not f.get("placement", (256, "n3")))
+    assert f2.get("placement", (256, "n1"))
+    for f in (f1, f2, f3):
+        f.close()
+
+
+def test_an_address_belongs_to_one(cluster, lab):
+    n1, n2 = cluster.n1, cluster.node("n2", "10.0.0.2")
+    n1.register(spec("a", "k8s:app=a", ["10.1.0.1"], lab.veth()))
+    veth = lab.veth()
+    e = refused(grpc.StatusCode.DEADLINE_EXCEEDED, n2.register, spec("b", "k8s:app=b", ["10.1.0.1"], veth), timeout=2)
+    assert reason_of(e) == "address-taken" and "'a' on node n1" in e.details()
+    assert n2.once().get("endpoint", ("n2", "b")).identity == 0  # closed
+    assert not n1.once().get("endpoint", ("n2", "b"))
+    # It is tried again.
+    n1.endpoints.UnregisterEndpoint(E.UnregisterRequest(id="a"), timeout=WAIT_S)
+    assert condition(n2.register(spec("b", "k8s:app=b", ["10.1.0.1"], veth)), PLACED).met
+
+
+def test_quarantine(lab):
+    cluster = Cluster(lab, **{"address.quarantine": "3s"})
+    n1, n2 = cluster.n1, cluster.node("n2", "10.0.0.2")
+    n1.register(spec("a", "k8s:app=a", ["10.1.0.1"], lab.veth()))
+    n1.endpoints.UnregisterEndpoint(E.UnregisterRequest(id="a"), timeout=WAIT_S)
+    veth = lab.veth()
+    e = refused(grpc.StatusCode.DEADLINE_EXCEEDED, n2.register, spec("b", "k8s:app=b", ["10.1.0.1"], veth), timeout=1)
+    assert reason_of(e) == "address-in-quarantine"
+    assert condition(n2.register(spec("b", "k8s:app=b", ["10.1.0.1"], veth)), PLACED).met
+
+
+def test_cluster_role_away(cluster, lab):
+    n1, n2 = cluster.n1, cluster.node("n2", "10.0.0.2")
+    v1, v2, v3 = lab.veth(), lab.veth(), lab.veth()
+    n1.register(spec("a", "k8s:app=a", ["10.1.0.1"], v1))
+    n2.register(spec("b", "k8s:app=b", ["10.2.0.1"], v2))
+    f = n2.follow().wait_synced()
+    f.wait(lambda f: len(f.all("placement")) == 2)
+    n1.kill()
+    n1.clean()
+    f.wait(lambda f: f.silent_ms > 5000, timeout=20)
+    assert f.get("endpoint", ("n1", "a")).identity == 256  # the last state is served on
+    check = n2.wait_check("cluster", ok=False)
+    assert check.reason.detail
+    # Registered and closed, and why.
+    e = refused(grpc.StatusCode.DEADLINE_EXCEEDED, n2.register, spec("c", "k8s:app=c", ["10.2.0.2"], v3), timeout=1)
+    assert "not placed: directory-stale" in e.details()
+    f.wait(lambda f: f.get("endpoint", ("n2", "c")))
+    assert f.get("endpoint", ("n2", "c")).identity == 0
+    n2.endpoints.UnregisterEndpoint(E.UnregisterRequest(id="b"), timeout=WAIT_S)
+    # A node role that starts now serves nothing before it heard.
+    n2b = lab.restart(n2)
+    g = n2b.follow()
+    g.wait(lambda g: g.beats)
+    assert not g.state and g.synced == 0
+    n1 = lab.restart(n1, settings={"cluster.listen": f"127.0.0.1:{cluster.port}"})
+    assert g.wait_synced().get("endpoint", ("n1", "a"))
+    g.wait(lambda g: (e := g.get("endpoint", ("n2", "c"))) and e.identity == 258)
+    n2b.wait_check("cluster", ok=True)
+    h = n1.follow()
+    h.wait(lambda h: h.get("endpoint", ("n2", "c")) and not h.get("endpoint", ("n2", "b")))
+    assert h.get("identity", 257)
+    g.close()
+    h.close()
+    f.close()
+
+
+def test_a_node_resumes_at_the_cluster_role(cluster, lab):
+    """The node role's followers see the difference, not a new state."""
+    n1, n2 = cluster.n1, cluster.node("n2", "10.0.0.2")
+    n1.register(spec("a", "k8s:app=a", ["10.1.0.1"], lab.veth()))
+    f = n2.follow().wait_synced()
+    f.wait(lambda f: f.get("endpoint", ("n1", "a")))
+    n1.stop()
+    n1 = lab.restart(n1, settings={"cluster.listen": f"127.0.0.1:{cluster.port}"})
+    n1.register(spec("b", "k8s:app=b", ["10.1.0.2"], lab.veth()))
+    f.wait(lambda f: (e := f.get("endpoint", ("n1", "b"))) and e.identity == 257)
+    assert f.synced == 1 and f.get("endpoint", ("n1", "a"))
+    f.close()
+
+
+def test_who_may_not_join(cluster, lab):
+    n1 = cluster.n1
+    other = CA(lab.base / "other")
+    good = cluster.settings("n2", "10.0.0.2")
+    # (settings, exit code or None when it runs and is refused, word)
+    cases = [
+        ({**good, **other.node("n2")}, "untrusted"),                                # another CA signed it
+        ({**good, "node.addresses": "10.0.0.1"}, "node-address-taken"),            # n1's
+        ({**good, **CA(lab.base / "foreign", "foreign.org").node("n2")}, ""),       # another trust domain
+    ]
+    for i, (settings, reason) in enumerate(cases):
+        d = cluster.node(f"n2-{i}", None, settings=settings)
+        check = d.wait_check("cluster", ok=False)
+        assert reason in check.reason.name + check.reason.detail, check
+        f = d.follow()
+        f.wait(lambda f: f.beats)
+        assert not f.state
+        f.close()
+    assert not n1.once().get("node", "n2")
+    # A certificate that is for another role, or not of this name, is an error at the start.
+    for settings, word in (({**good, **cluster.ca.server()}, "not a node"),
+                           ({**good, "node.name": "n9"}, "node n2's"),
+                           ({**good, **cluster.ca.issue("/identity/256")}, "not a node")):
+        d = Identityd(lab.base / "bad", role="node", settings=settings, wait=False)
+        assert d.wait() == 1 and word in d.output(), d.output()
+        d.clean()
+    assert cluster.node("n2", "10.0.0.2").follow().wait_synced().get("node", "n1")
+
+
+# ---- policy and placement ---------------------------------------------------------------------------------------------
+
+
+def policy(name, subject, *rules, extra=""):
+    """A CiliumNetworkPolicy: rules are (direction, peer, mode)."""
+    text = f"""apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata:
+  name: {name}
+spec:
+  endpointSelector:
+    matchLabels:
+      app: {subject}
+{extra}"""
+    for direction, peer, mode in rules:
+        text += f"""  {direction}:
+  - {'fromEndpoints' if direction.startswith('ingress') else 'toEndpoints'}:
+    - matchLabels:
+        app: {peer}
+"""
+        text += f"    authentication:\n      mode: {mode}\n" if mode else ""
+    return text
+
+
+def put(dir, name, text):
+    dir.mkdir(exist_ok=True)
+    (dir / f".{name}").write_text(text)
+    (dir / f".{name}").rename(dir / name)
+
+
+DENY, REQUIRE, PASS = protos.common.VERDICT_DENY, protos.common.VERDICT_REQUIRE, protos.common.VERDICT_PASS
+
+
+def test_policy(lab):
+    dir = lab.base / "policies"
+    put(dir, "web.yaml", policy("web", "web", ("ingress", "client", "required")))
+    d = lab.all(f"policy.dir={dir}")
+    f = d.follow().wait_synced()
+    d.register(spec("web", "k8s:app=web", ["10.1.0.1"], lab.veth()))
+    d.register(spec("client", "k8s:app=client", ["10.1.0.2"], lab.veth()))
+    row = f.wait(lambda f: f.get("policy_row", (256, 257)))
+    assert row.to.verdict == REQUIRE and row.to.rule == "ingress[0]" and row.to.policy == "default/web"
+    default = f.get("policy_default", 256)
+    assert (default.to_endpoint.verdict, default.to_other.verdict) == (DENY, DENY)
+    assert default.from_endpoint.verdict == PASS
+    assert f.get("policy_default", 257).to_endpoint.verdict == PASS
+    assert f.get("policy", "default/web").file == str(dir / "web.yaml")
+    # A second file, with a prefix.
+    put(dir, "client.yml", policy("client", "client", extra="""  egress:
+  - toCIDR: [192.0.2.0/24]
+"""))
+    prefix = f.wait(lambda f: f.get("prefix", (bytes([192, 0, 2, 0]), 24)))
+    assert prefix.identity == (1 << 24 | 1) and f.get("policy_row", (257, prefix.identity))
+    assert f.get("policy_default", 257).from_endpoint.verdict == DENY
+    # One that does not parse: nothing changes, and it is said.
+    position = f.position
+    put(dir, "web.yaml", policy("web", "web", ("ingress", "client", "sometimes")))
+    check = d.wait_check("policy", ok=False)
+    assert f"{dir}/web.yaml:" in check.reason.detail and "sometimes" in check.reason.detail
+    assert not d.status().healthy
+    assert d.follow().wait_synced().get("policy_row", (256, 257)) == row and d.once().position == position
+    # A new endpoint has the policy that is in force.
+    d.register(spec("web-2", "k8s:app=web;k8s:v=2", ["10.1.0.3"], lab.veth()))
+    assert d.once().get("policy_default", 258).to_endpoint.verdict == DENY
+    # Mended.
+    put(dir, "web.yaml", policy("web", "web", ("ingressDeny", "client", None)))
+    d.wait_check("policy", ok=True)
+    f.wait(lambda f: f.get("policy_row", (256, 257)).to.verdict == DENY)
+    # Gone.
+    (dir / "web.yaml").unlink()
+    f.wait(lambda f: not f.get("policy", "default/web") and f.get("policy_default", 256).to_endpoint.verdict == PASS)
+    (dir / "client.yml").unlink()
+    f.wait(lambda f: not f.all("prefix") and not f.all("policy_row"))
+    # The number of a prefix is for good.
+    put(dir, "x.yaml", policy("x", "client", extra="""  egress:
+  - toCIDR: [198.51.100.0/24, 192.0.2.0/24]
+"""))
+    f.wait(lambda f: len(f.all("prefix")) == 2)
+    assert f.get("prefix", (bytes([192, 0, 2, 0]), 24)).identity == prefix.identity
+    f.close()
+
+
+def test_policy_that_does_not_parse_at_the_start(lab):
+    dir = lab.base / "policies"
+    put(dir, "a.yaml", policy("a", "a", ("ingress", "b", "sometimes")))
+    d = Identityd(lab.base / "n1", f"policy.dir={dir}", wait=False)
+    assert d.wait() == 1 and f"{dir}/a.yaml:" in d.output()
+    d.clean()
+    d = Identityd(lab.base / "n1", f"policy.dir={lab.base}/nowhere", wait=False)
+    assert d.wait() == 1 and "nowhere" in d.output()
+    d.clean()
+
+
+def test_policy_reaches_the_nodes(lab):
+    dir = lab.base / "policies"
+    dir.mkdir()
+    cluster = Cluster(lab, f"policy.dir={dir}")
+    n1, n2 = cluster.n1, cluster.node("n2", "10.0.0.2")
+    f1, f2 = n1.follow().wait_synced(), n2.follow().wait_synced()
+    n1.register(spec("web", "k8s:app=web", ["10.1.0.1"], lab.veth()))
+    n2.register(spec("client", "k8s:app=client", ["10.2.0.1"], lab.veth()))
+    put(dir, "web.yaml", policy("web", "web", ("ingress", "client", "required")))
+    f1.wait(lambda f: f.get("policy_row", (256, 257)))
+    f2.wait(lambda f: f.get("policy", "default/web"))
+    assert not f2.get("policy_row", (256, 257)) and set(f2.all("policy_default")) == {257}
+    # web comes to n2: its row does too, which did not change.
+    n2.register(spec("web-2", "k8s:app=web", ["10.2.0.2"], lab.veth()))
+    f2.wait(lambda f: f.get("policy_row", (256, 257)) and f.get("policy_default", 256))
+    n2.endpoints.UnregisterEndpoint(E.UnregisterRequest(id="web-2"), timeout=WAIT_S)
+    f2.wait(lambda f: not f.get("policy_row", (256, 257)) and not f.get("policy_default", 256))
+    assert f1.get("policy_row", (256, 257))
+    f1.close()
+    f2.close()
+
+
+def test_static_placement(lab):
+    file = lab.base / "placement.yaml"
+    put(lab.base, "placement.yaml", """nodes:
+  n2:
+    addresses: [10.0.0.2, 10.0.0.3]
+placements:
+- labels: ["k8s:app=web"]
+  nodes: [n2]
+- labels: ["k8s:app=any"]
+  nodes: ["*"]
+""")
+    cluster = Cluster(lab, "placement.authority=static", f"placement.file={file}")
+    n1, n2 = cluster.n1, cluster.node("n2", "10.0.0.2")
+    v1, v2, v3 = lab.veth(), lab.veth(), lab.veth()
+    assert condition(n1.register(spec("any", "k8s:app=any", ["10.1.0.9"], lab.veth())), PLACED).met
+    # n1 only claims: no identity is made for it, nobody hears of it, and the address stays free.
+    e = refused(grpc.StatusCode.DEADLINE_EXCEEDED, n1.register, spec("w1", "k8s:app=web;k8s:x=1", ["10.1.0.1"], v1), timeout=1)
+    assert reason_of(e) == "placement-refused" and "node n1" in e.details()
+    assert not n2.follow().wait_synced().get("endpoint", ("n1", "w1"))
+    w2 = n2.register(spec("w2", "k8s:app=web;k8s:x=1", ["10.1.0.1"], v2))
+    assert w2.identity == 257 and condition(w2, PLACED).met and not condition(w2, PLACED).reason.detail
+    f = n1.follow().wait_synced()
+    assert f.get("placement", (257, "n2")).authority == "static" and not f.get("placement", (257, "n1"))
+    # Its identity is known, its placement is not.
+    e = refused(grpc.StatusCode.DEADLINE_EXCEEDED, n1.register, spec("w1", "k8s:app=web;k8s:x=1", ["10.1.0.7"], v1),
+                wait_for=[IDENTIFIED, PLACED], timeout=1)
+    assert "not placed: placement-refused" in e.details()
+    # The authority changes its mind: both ways, without anybody asking.
+    put(lab.base, "placement.yaml", "placements:\n- labels: ['k8s:app=web']\n  nodes: [n1]\n")
+    f.wait(lambda f: not f.get("placement", (257, "n2")) and not f.get("endpoint", ("n2", "w2")))
+    f.wait(lambda f: f.get("placement", (257, "n1")) and f.get("endpoint", ("n1", "w1")).identity == 257)
+    g = n2.follow()
+    g.wait(lambda g: (e := g.get("endpoint", ("n2", "w2"))) and e.identity == 0)
+    refused(grpc.StatusCode.DEADLINE_EXCEEDED, n2.register, spec("w2", "k8s:app=web;k8s:x=1", ["10.1.0.1"], v2), timeout=1)
+    c = condition(n2.list()["w2"], PLACED)
+    assert not c.met and c.reason.name == "placement-refused"
+    # A file that does not parse changes nothing.
+    put(lab.base, "placement.yaml", "placements:\n- label: ['k8s:app=web']\n  nodes: [n2]\n")
+    check = n1.wait_check("placement", ok=False)
+    assert f"{file}:2: unknown key 'label'" in check.reason.detail
+    assert f.get("placement", (257, "n1"))
+    # Addresses of nodes are the authority's too.
+    d = cluster.node("n3", "10.0.0.9")
+    f.wait(lambda f: f.get("node", "n3"))
+    put(lab.base, "placement.yaml", "nodes:\n  n3:\n    addresses: [10.0.0.3]\n")
+    f.wait(lambda f: not f.get("node", "n3").addresses)
+    d = lab.restart(d)
+    assert d.wait_check("cluster", ok=False).reason.name == "placement-refused"
+    f.close()
+    g.close()
+
+
+def test_depends_on(lab):
+    d = lab.all("depends_on=spire=k8s:app=spire-server,dns=10.0.0.53,dns=fd00::53/128,dns=k8s:app=dns;k8s:ns=kube")
+    f = d.follow().wait_synced()
+    dns = f.get("depends_on", "dns")
+    assert [(bytes(p.ip), p.bits) for p in dns.prefixes] == [(ip("10.0.0.53").ip, 32), (ip("fd00::53").ip, 128)]
+    assert not dns.identities and not f.get("depends_on", "spire").identities
+    d.register(spec("a", "k8s:app=dns", ["10.1.0.1"], lab.veth()))
+    d.register(spec("b", "k8s:app=dns;k8s:ns=kube", ["10.1.0.2"], lab.veth()))
+    d.register(spec("c", "k8s:app=spire-server", ["10.1.0.3"], lab.veth()))
+    f.wait(lambda f: list(f.get("depends_on", "dns").identities) == [257] and
+           list(f.get("depends_on", "spire").identities) == [258])
+    f.close()
+    for wrong, word in (("nothing", "is not NAME="), ("dns=10.0.0.53/8", "10.0.0.0/8"), ("x=;;", "")):
+        bad = Identityd(lab.base / "bad", f"depends_on={wrong}", wait=False)
+        assert bad.wait() in (1, 2) and word in bad.output(), bad.output()
+        bad.clean()

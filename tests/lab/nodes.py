@@ -48,11 +48,17 @@ class Interfaces:
     def __init__(self):
         self.names = []
 
-    def new(self, kind="veth"):
-        name = f"ci{os.getpid() % 100000}n{next(_numbers)}"
+    def new(self, kind="veth", name=None):
+        name = name or f"ci{os.getpid() % 100000}n{next(_numbers)}"
         more = ["peer", "name", f"{name}p"] if kind == "veth" else []
         subprocess.run(["ip", "link", "add", name, "type", kind, *more], check=True)
         self.names.append(name)
+        return name
+
+    def macvlan(self, parent):
+        name = f"ci{os.getpid() % 100000}n{next(_numbers)}"
+        subprocess.run(["ip", "link", "add", name, "link", parent, "type", "macvlan"], check=True)
+        self.names.insert(0, name)
         return name
 
     def delete(self, name):
@@ -81,7 +87,7 @@ class CA:
         return (x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
                 .serial_number(x509.random_serial_number()).not_valid_before(now - dt.timedelta(minutes=1))
                 .not_valid_after(now + life)
-                .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)]), False)
+                .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)]), not list(subject))
                 .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), False)
                 .add_extension(usage, True))
 
@@ -192,6 +198,7 @@ class Follower:
 class Identityd(Daemon):
     def __init__(self, instance, *sets, role="all", node="n1", domain="example.org", settings=None, **options):
         self.instance, self.sockets, self.node = instance, instance / "identityd", node
+        self.made = dict(role=role, node=node, domain=domain, **options), sets, settings or {}
         mine = {"log.level": "debug"}
         if role == "all":
             mine |= {"trust_domain": domain, "node.name": node, "cluster.listen": "127.0.0.1:0", "address.quarantine": "0"}
@@ -200,6 +207,15 @@ class Identityd(Daemon):
         args = [f"{k}={v}" for k, v in mine.items()] + list(sets)
         super().__init__(PROGRAM, "--instance", instance, "--role", role,
                          *itertools.chain(*(("--set", a) for a in args)), **options)
+
+    def again(self, settings=None, **options):
+        """Another process with the same settings, and these."""
+        mine, sets, before = self.made
+        return Identityd(self.instance, *sets, settings={**before, **(settings or {})}, **{**mine, **options})
+
+    @property
+    def alive(self):
+        return self.process.poll() is None
 
     @property
     def port(self):
