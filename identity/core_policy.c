@@ -1,16 +1,11 @@
 /* The core's policy side: files to rules, rules and identities to rows, and what of them changed. */
 #include "core_private.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 #include "mem.h"
-#include "policy_yaml.h"
-#include "yaml_tree.h"
-
-#define POLICY_FILES_MAX 4096 /* in policy.dir */
+#include "policy_files.h"
 
 /* --- files --- */
 
@@ -36,44 +31,18 @@ int cs_core_read_file(const char *path, size_t max, char **ret, size_t *ret_n, s
 	return 0;
 }
 
-static int is_policy_file(const struct dirent *entry)
-{
-	size_t n = strlen(entry->d_name);
-	return entry->d_name[0] != '.' && ((n > 5 && strcmp(entry->d_name + n - 5, ".yaml") == 0) ||
-						  (n > 4 && strcmp(entry->d_name + n - 4, ".yml") == 0));
-}
-
-static int parse_one(const char *dir, const char *name, struct cs_cnp_set *set, struct cs_error *e)
-{
-	char *path = NULL, *text = NULL;
-	size_t n;
-	if (asprintf(&path, "%s/%s", dir, name) < 0)
-		return cs_error_set(e, -ENOMEM, "out of memory");
-	int r = cs_core_read_file(path, CS_YAML_FILE_MAX, &text, &n, e);
-	if (r == 0)
-		r = cs_policy_yaml_parse(path, text, n, set, e);
-	free(text);
-	free(path);
-	return r;
-}
-
 /* All files or an error: leaving one out could open what it denies. */
 static int read_policies(const char *dir, struct cs_cnp_set *set, struct cs_error *e)
 {
-	struct dirent **entries;
+	struct cs_policy_files files;
 	if (!dir[0])
 		return 0;
-	int n = scandir(dir, &entries, is_policy_file, alphasort), r = 0;
-	if (n < 0)
-		return cs_error_errno(e, -errno, "cannot read the policy directory %s", dir);
-	if (n > POLICY_FILES_MAX)
-		r = cs_error_set(e, -E2BIG, "%s has %d policy files, %d are read at most", dir, n, POLICY_FILES_MAX);
-	for (int i = 0; i < n; i++) {
-		if (r == 0)
-			r = parse_one(dir, entries[i]->d_name, set, e);
-		free(entries[i]);
-	}
-	free(entries);
+	int r = cs_policy_files_list(dir, &files, e);
+	if (r < 0)
+		return cs_error_prefix(e, "policy.dir");
+	for (size_t i = 0; i < files.n && r == 0; i++)
+		r = cs_policy_file_load(files.paths[i], set, e);
+	cs_policy_files_fini(&files);
 	return r;
 }
 

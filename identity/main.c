@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 #include "identityd.h"
+#include "policy_check.h"
 #include "spiffe_id.h"
 #include "store.h"
 
@@ -51,10 +52,16 @@ static const struct cs_setting settings[] = {
 };
 #undef C
 
-enum option { ROLE };
+enum option { ROLE, CHECK_POLICY };
 
 static const struct cs_option options[] = {
 	[ROLE] = {.name = "role", .arg = "all|node", .help = "The same as --set role="},
+	[CHECK_POLICY] = {.name = "check-policy",
+		.arg = "FILE",
+		.mode = true,
+		.rest = true,
+		.help = "As the first argument: say what policies in files or directories would do, and end "
+			"(--check-policy --help)"},
 };
 
 int cs_identityd_addresses(
@@ -106,6 +113,8 @@ static int check(struct cs_daemon *d, struct cs_error *e)
 	struct cs_identityd_config *c = d->config;
 	struct cs_ip addrs[CS_NODE_ADDRS_MAX];
 	size_t n;
+	if (d->options[CHECK_POLICY])
+		return 0; /* needs no configuration */
 	if (d->options[ROLE]) {
 		char assignment[64];
 		snprintf(assignment, sizeof(assignment), "role=%.40s", d->options[ROLE]);
@@ -117,6 +126,12 @@ static int check(struct cs_daemon *d, struct cs_error *e)
 	if (cs_identityd_addresses(c, addrs, &n, e) < 0)
 		return e->code;
 	return c->role == CS_RUN_ALL ? check_all(c, e) : check_node(c, e);
+}
+
+static int run_mode(struct cs_daemon *d)
+{
+	fprintf(stderr, "%s: --check-policy is the first argument; what follows is its own\n", d->spec->program);
+	return CS_EXIT_USAGE;
 }
 
 static int start(struct cs_daemon *d, struct cs_error *e)
@@ -145,19 +160,23 @@ int main(int argc, char **argv)
 		.name = "identityd",
 		.program = "countersign-identityd",
 		.summary =
-			"Who is who and where: labels, identities, endpoints, placements and policy, as one directory.",
+			"Who is who and where: labels, identities, endpoints, placements and policy, as one directory",
 		.examples = "  countersign-identityd --role all --set trust_domain=example.org --set "
 			    "node.addresses=10.0.0.1\n"
-			    "  countersign-identityd --role node --config /etc/countersign/identityd.yaml\n",
+			    "  countersign-identityd --role node --config /etc/countersign/identityd.yaml\n"
+			    "  countersign-identityd --check-policy /etc/countersign/policies --strict\n",
 		.settings = {settings, sizeof(settings) / sizeof(settings[0])},
 		.options = options,
 		.noptions = sizeof(options) / sizeof(options[0]),
 		.config_size = sizeof(struct cs_identityd_config),
 		.common_offset = offsetof(struct cs_identityd_config, common),
 		.check = check,
+		.run_mode = run_mode,
 		.start = start,
 		.stop = stop,
 		.fini = fini,
 	};
+	if (argc > 1 && strcmp(argv[1], "--check-policy") == 0)
+		return cs_policy_check_main(argc - 2, argv + 2);
 	return cs_daemon_main(&spec, argc, argv);
 }
