@@ -2,7 +2,6 @@
 #include "commands.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -10,22 +9,16 @@
 
 #define PROGRAM "countersign-identityd"
 
-/* Where it may be: beside this program, where `make install` puts daemons, else in PATH. The nearest first, so that a
- * version checks with its own compiler. */
-static const char *const places[] = {"", "../sbin/", "../libexec/countersign/"};
-
+/* The one beside this program, so that a version checks with its own compiler; else the one in PATH. */
 static void exec_program(char **argv)
 {
-	char self[CS_PATH], path[2 * CS_PATH];
-	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-	self[n > 0 ? n : 0] = '\0';
-	char *slash = strrchr(self, '/');
+	char path[CS_PATH];
+	ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - sizeof(PROGRAM));
+	path[n > 0 ? n : 0] = '\0';
+	char *slash = strrchr(path, '/');
 	if (slash) {
-		slash[1] = '\0';
-		for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
-			snprintf(path, sizeof(path), "%s%s%s", self, places[i], PROGRAM);
-			execv(path, argv);
-		}
+		strcpy(slash + 1, PROGRAM);
+		execv(path, argv);
 	}
 	execvp(PROGRAM, argv);
 }

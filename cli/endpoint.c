@@ -39,12 +39,12 @@ json_t *cs_endpoint_doc(const Countersign__V1__EndpointStatus *s)
 			cs_doc_pack("{s:o, s:b, s:o, s:I}", "step", cs_doc_text(cs_step_name(c->step)), "met", c->met,
 				"reason", cs_doc_reason(c->reason), "since_unix_ms", (json_int_t)c->since_unix_ms));
 	}
-	return cs_doc_pack("{s:o, s:o, s:o, s:o, s:o, s:b, s:b, s:I, s:o, s:I, s:o}", "id", cs_doc_text(spec->id),
+	return cs_doc_pack("{s:o, s:o, s:o, s:o, s:o, s:b, s:b, s:I, s:o, s:o, s:o}", "id", cs_doc_text(spec->id),
 		"node", cs_doc_text(s->node), "interface", cs_doc_text(spec->interface), "addresses",
 		cs_doc_addresses(spec->addresses, spec->n_addresses), "labels",
 		cs_doc_labels(spec->labels, spec->n_labels), "dhcp", spec->dhcp, "audit", spec->audit, "identity",
 		(json_int_t)s->identity, "spiffe_id", cs_doc_text(s->spiffe_id), "incarnation",
-		(json_int_t)s->incarnation, "conditions", conditions);
+		cs_doc_mark(s->incarnation), "conditions", conditions);
 }
 
 int cs_label_parse(char *text, Countersign__V1__Label *label, struct cs_error *e)

@@ -307,8 +307,13 @@ static void put_number(FILE *out, double x)
 		fputs(x > 0 ? "+Inf" : "-Inf", out);
 	else if (x == floor(x) && fabs(x) < 1e15)
 		fprintf(out, "%.0f", x);
-	else
-		fprintf(out, "%.17g", x);
+	else { /* the shortest that reads back as x */
+		char text[32];
+		snprintf(text, sizeof(text), "%.15g", x);
+		if (strtod(text, NULL) != x)
+			snprintf(text, sizeof(text), "%.17g", x);
+		fputs(text, out);
+	}
 }
 
 /* name_suffix{daemon="...",labels,le="..."} without the value; le may be NULL. */

@@ -32,7 +32,7 @@ static void cell(FILE *out, const char *text)
 void cs_settings_reference(const struct cs_settings *s, const char *program, const char *summary, FILE *out)
 {
 	char expects[256];
-	fprintf(out, "# Settings of %s\n\n%s.\n\n", program, summary);
+	fprintf(out, "# Settings of %s\n\n%s\n\n", program, summary);
 	fprintf(out, "Made by `%s --print-reference` from the table that the program itself uses; do not edit.\n\n",
 		program);
 	fprintf(out,

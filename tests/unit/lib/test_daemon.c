@@ -95,7 +95,7 @@ static const struct cs_option own[] = {
 
 static const struct cs_daemon_spec spec = {.name = "example",
 	.program = "countersign-example",
-	.summary = "An example",
+	.summary = "An example.",
 	.examples = "  countersign-example --set test.start=ok\n",
 	.settings = {rows, sizeof(rows) / sizeof(rows[0])},
 	.options = own,
