@@ -25,14 +25,18 @@ static void exec_program(char **argv)
 
 static int run(struct cs_cli *cli, struct cs_error *e)
 {
-	char **argv = calloc(cli->nwords + 5, sizeof(*argv));
+	char **argv = calloc(cli->nwords + 8, sizeof(*argv));
+	size_t n = 0;
 	if (!argv)
 		abort();
-	argv[0] = (char *)PROGRAM;
-	argv[1] = (char *)"--check-policy";
-	argv[2] = cli->words[0];
-	argv[3] = (char *)"--"; /* a file may be called --help */
-	memcpy(argv + 4, cli->words + 1, (cli->nwords - 1) * sizeof(*argv));
+	argv[n++] = (char *)PROGRAM;
+	argv[n++] = (char *)"--check-policy";
+	if (cs_cli_value(cli, "strict"))
+		argv[n++] = (char *)"--strict";
+	argv[n++] = (char *)"-o";
+	argv[n++] = (char *)(cli->json ? "json" : "table");
+	argv[n++] = (char *)"--"; /* a file may be called --help */
+	memcpy(argv + n, cli->words, cli->nwords * sizeof(*argv));
 	exec_program(argv); /* its output and exit code are ours */
 	cs_error_errno(
 		e, -errno, "cannot start " PROGRAM ", which checks policies (neither beside countersign nor in PATH)");
@@ -40,12 +44,20 @@ static int run(struct cs_cli *cli, struct cs_error *e)
 	return CS_FAILED;
 }
 
+static const struct cs_option options[] = {
+	{.name = "strict", .help = "Refuse a rule that would be wider than written"},
+};
+
 const struct cs_command cs_cmd_policy_check = {.name = "policy check",
-	.summary = "Check policy files without a daemon",
-	.usage = "FILE...",
+	.summary = "Say what policies would do, without a daemon",
+	.usage = "[--strict] FILE|DIR...",
+	.options = options,
+	.noptions = 1,
 	.min_words = 1,
 	.max_words = 4096,
-	.plain = true,
-	.notes = "Starts countersign-identityd --check-policy, and passes on what it prints and its exit code.",
-	.examples = "  countersign policy check policy/*.yaml\n",
+	.notes =
+		"Starts countersign-identityd --check-policy, and passes on what it prints and its exit code: 0 fine,\n"
+		"1 a policy is refused, 2 wrong usage or a file that cannot be read. '-' is standard input.",
+	.examples = "  countersign policy check policy/*.yaml\n"
+		    "  countersign policy check --strict /etc/countersign/policies -o json\n",
 	.run = run};

@@ -145,7 +145,7 @@ def test_help_of_the_program():
     (["auth", "flush", "--all", "--local", "5"], "--all alone"),
     (["endpoint", "register", "--id", "db"], "--label LABEL is missing"),
     (["endpoint", "register", "--id", "db", "--id", "db2"], "--id is given twice"),
-    (["policy", "check", "-o", "json", "f"], "has no JSON form"),
+    (["exporter", "-o", "json"], "has no JSON form"),
     (["exporter", "--listen", "localhost:1"], "write ADDRESS:PORT"),
     (["exporter", "--listen", "127.0.0.1:70000"], "write ADDRESS:PORT"),
     (["exporter", "--listen", "127.0.0.1:"], "write ADDRESS:PORT"),
@@ -595,9 +595,11 @@ def test_policy_check_passes_on(tmp_path):
     fake = tmp_path / "countersign-identityd"
     fake.write_text('#!/bin/sh\necho "out: $*"\necho "err" >&2\nexit 7\n')
     fake.chmod(0o755)
-    p = subprocess.run([CLI, "policy", "check", "a.yaml", "--", "--help"], capture_output=True, text=True,
-                       env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
-    assert (p.returncode, p.stdout, p.stderr) == (7, "out: --check-policy a.yaml -- --help\n", "err\n")
+    for args, passed in ((["a.yaml", "--", "--help"], "-o table -- a.yaml --help"),
+                         (["--strict", "-o", "json", "dir"], "--strict -o json -- dir")):
+        p = subprocess.run([CLI, "policy", "check", *args], capture_output=True, text=True,
+                           env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
+        assert (p.returncode, p.stdout, p.stderr) == (7, f"out: --check-policy {passed}\n", "err\n")
 
 
 def test_policy_check_without_the_program(tmp_path):
