@@ -2,6 +2,7 @@
 #ifndef CS_AUTHD_H
 #define CS_AUTHD_H
 
+#include "admission.h"
 #include "apply.h"
 #include "attach.h"
 #include "authd_settings.h"
@@ -50,22 +51,22 @@ struct cs_authd {
 	struct cs_auth_service *service;
 
 	/* Work in flight: authenticate.c */
-	struct attempt *attempts;      /* hash by request */
-	struct cs_pair *waiting;       /* for a free place, in order */
+	struct attempt *attempts; /* hash by request */
+	struct cs_pair *waiting;  /* for a free place, in order */
 	size_t nwaiting;
 	bool pumping;
 	uint64_t next_request;
 	struct cs_admission *admission;
 
 	struct cs_authd_metrics *metrics;
-	struct cs_check *check_directory, *check_svids, *check_handshakers, *check_signer, *check_listen, *check_datapath,
-		*check_room;
-	struct cs_timer second;
-	bool synced;    /* directory and SVIDs have both said so: adopted entries were looked at */
+	struct cs_check *check_directory, *check_svids, *check_handshakers, *check_signer, *check_listen,
+		*check_datapath, *check_room;
+	struct cs_timer second, pump;
+	int64_t next_revocation_unix_s; /* 0: none is written ahead */
+	bool synced;                    /* directory and SVIDs have both said so: adopted entries were looked at */
 	bool was_stale;
 	uint64_t clock_jumps;
 	int lock_fd;
-	bool ready_said;
 };
 
 /* Now, on all clocks. */

@@ -7,7 +7,8 @@ struct cs_authd_metrics {
 	struct cs_authd *a;
 	struct cs_metric *handshakes, *seconds, *dropped, *dropped_bytes;
 	struct cs_metric *entries, *pairs, *attempts, *waiting, *known, *no_room;
-	struct cs_metric *held, *held_bytes, *held_total, *released_total, *hold_dropped, *signals, *send_failed, *malformed;
+	struct cs_metric *held, *held_bytes, *held_total, *released_total, *hold_dropped, *signals, *send_failed,
+		*malformed;
 	struct cs_metric *handshakers, *restarts, *silent, *operations, *failures, *clock_jumps;
 };
 
@@ -30,7 +31,8 @@ static void read_drops(struct cs_authd_metrics *m)
 	for (int reason = 1; reason < CS_REASON_MAX; reason++)
 		for (int i = 0; i < 4; i++) {
 			struct cs_count count;
-			if (cs_datapath_count(m->a->dp, (enum cs_reason)reason, i & 1, (enum cs_dir)(i >> 1), &count) < 0 ||
+			if (cs_datapath_count(m->a->dp, (enum cs_reason)reason, i & 1, (enum cs_dir)(i >> 1), &count) <
+					0 ||
 				!count.packets)
 				continue;
 			const char *name = cs_reason_name((enum cs_reason)reason);
@@ -51,8 +53,8 @@ static void read_hold(struct cs_authd_metrics *m)
 	cs_metric_set(m->malformed, (double)s->malformed);
 	for (int reason = 1; reason < CS_REASON_MAX; reason++)
 		if (s->dropped[reason])
-			cs_metric_set(m->hold_dropped, (double)s->dropped[reason],
-				cs_reason_name((enum cs_reason)reason));
+			cs_metric_set(
+				m->hold_dropped, (double)s->dropped[reason], cs_reason_name((enum cs_reason)reason));
 }
 
 static void on_render(void *data)
@@ -89,7 +91,8 @@ static void on_render(void *data)
 static void make_gauges(struct cs_authd_metrics *m, struct cs_metrics *r)
 {
 	m->entries = cs_gauge(r, "countersign_auth_entries", "Authenticated pairs in the auth map", NULL, 1);
-	m->pairs = cs_gauge(r, "countersign_auth_pairs", "Pairs with an entry, a question or a recent refusal", NULL, 1);
+	m->pairs =
+		cs_gauge(r, "countersign_auth_pairs", "Pairs with an entry, a question or a recent refusal", NULL, 1);
 	m->attempts = cs_gauge(r, "countersign_handshakes_in_flight", "Handshakes under way", NULL, 1);
 	m->waiting = cs_gauge(r, "countersign_handshakes_waiting", "Pairs that wait for a free handshake", NULL, 1);
 	m->known = cs_gauge(r, "countersign_known", "What the directory says there is", "kind", 16);
@@ -118,11 +121,12 @@ static void make_counters(struct cs_authd_metrics *m, struct cs_metrics *r)
 	m->malformed = cs_counter(
 		r, "countersign_malformed_records_total", "Records of the datapath that break their form", NULL, 1);
 	m->restarts = cs_counter(r, "countersign_handshaker_restarts_total", "Handshakers that ended", NULL, 1);
-	m->operations = cs_counter(r, "countersign_map_operations_total", "Changes made to maps and interfaces", NULL, 1);
+	m->operations =
+		cs_counter(r, "countersign_map_operations_total", "Changes made to maps and interfaces", NULL, 1);
 	m->failures = cs_counter(r, "countersign_map_failures_total", "Changes that failed", NULL, 1);
 	m->clock_jumps = cs_counter(r, "countersign_clock_jumps_total", "Jumps of a clock", NULL, 1);
-	m->seconds = cs_histogram(r, "countersign_handshake_duration_seconds", "TLS handshakes, as handshakers measure them",
-		"role", 4, cs_metric_seconds, cs_metric_nseconds);
+	m->seconds = cs_histogram(r, "countersign_handshake_duration_seconds",
+		"TLS handshakes, as handshakers measure them", "role", 4, cs_metric_seconds, cs_metric_nseconds);
 }
 
 struct cs_authd_metrics *cs_authd_metrics_new(struct cs_authd *a)

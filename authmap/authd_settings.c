@@ -36,8 +36,8 @@ static const struct cs_setting rows[] = {
 		"CIDR identities and depends_on prefixes, of each family"),
 	CS_SET_INT(C, policy_rows, "maps.policy", "262144", 64, 4194304, "rows", "Pairs that a rule names"),
 	CS_SET_INT(C, entries, "maps.entries", "65536", 64, 1048576, "rows", "Authenticated pairs"),
-	CS_SET_INT(C, pending, "maps.pending", "16384", 64, 1048576, "rows",
-		"Pairs that are asked for or were refused"),
+	CS_SET_INT(
+		C, pending, "maps.pending", "16384", 64, 1048576, "rows", "Pairs that are asked for or were refused"),
 	CS_SET_INT(C, flows, "maps.flows", "65536", 64, 4194304, "rows", "Flows whose replies pass a deny"),
 	CS_SET_INT(C, nodes, "maps.nodes", "8192", 16, 65535, "rows", "Nodes"),
 	CS_SET_DURATION(C, max_stale_ms, "directory.max_stale", "60s", 6000, 86400000,

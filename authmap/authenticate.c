@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <utlist.h>
 #include "authd_metrics.h"
 #include "entries.h"
 #include "log.h"
@@ -52,8 +53,7 @@ static struct attempt *attempt_find(struct cs_authd *a, uint64_t request)
 
 static struct cs_auth_key mirrored(const struct cs_auth_key *key)
 {
-	return (struct cs_auth_key){
-		.local = key->remote, .remote = key->local, .node = key->node, .type = key->type};
+	return (struct cs_auth_key){.local = key->remote, .remote = key->local, .node = key->node, .type = key->type};
 }
 
 /* The pairs that this attempt is for: one, or both of a pair on one node. */
@@ -129,7 +129,8 @@ void cs_authenticate_pump(struct cs_authd *a)
 	if (a->pumping) /* one that began has ended at once, and its end calls here */
 		return;
 	a->pumping = true;
-	DL_FOREACH_SAFE2(a->waiting, pair, next, wait_next) {
+	DL_FOREACH_SAFE2(a->waiting, pair, next, wait_next)
+	{
 		if (!has_place(a))
 			break;
 		if (pair->not_before_mono_ms > now)
@@ -182,9 +183,9 @@ static void attempt_failed(struct attempt *t, enum cs_reason reason)
 	for (size_t i = 0; i < n; i++) {
 		if (!retry)
 			refuse_pair(a, pairs[i], reason);
-		else if (i == 0 && !wait_for_place(a, pairs[i],
-					    cs_loop_mono_ms(a->loop) +
-						    (reason == CS_R_STALE_VERDICT ? 0 : CS_TRY_AGAIN_MS)))
+		else if (i == 0 &&
+			 !wait_for_place(a, pairs[i],
+				 cs_loop_mono_ms(a->loop) + (reason == CS_R_STALE_VERDICT ? 0 : CS_TRY_AGAIN_MS)))
 			refuse_pair(a, pairs[i], CS_R_TOO_MANY);
 	}
 	cs_authenticate_pump(a);
@@ -316,8 +317,7 @@ static enum cs_reason want(struct cs_authd *a, struct cs_pair *pair)
 	return CS_R_NONE;
 }
 
-void cs_authenticate_miss(
-	void *authd, const struct cs_auth_key *key, uint32_t ifindex, enum cs_dir dir, bool held)
+void cs_authenticate_miss(void *authd, const struct cs_auth_key *key, uint32_t ifindex, enum cs_dir dir, bool held)
 {
 	struct cs_authd *a = authd;
 	struct cs_pair *pair = cs_pairs_get(a->pairs, key);
@@ -422,8 +422,7 @@ static enum cs_reason judge(struct attempt *t, const struct cs_hs_verdict *v)
 	struct cs_error e = {0};
 	if (t->cancelled)
 		return CS_R_STALE_VERDICT;
-	enum cs_reason why =
-		cs_verdict_check(&facts, &t->ask, v, cs_pairs_accepted(a->pairs, t->ask.node), &allowed);
+	enum cs_reason why = cs_verdict_check(&facts, &t->ask, v, cs_pairs_accepted(a->pairs, t->ask.node), &allowed);
 	if (why != CS_R_NONE)
 		return why;
 	if (t->ask.role == CS_HS_ACCEPTOR)
@@ -445,8 +444,7 @@ void cs_authenticate_verdict(void *authd, unsigned index, const struct cs_hs_ver
 	}
 	t->judged = true;
 	t->answer = judge(t, v);
-	struct cs_hs_answer m = {
-		.h = {.type = CS_HS_ANSWER, .request = t->request}, .reason = (uint32_t)t->answer};
+	struct cs_hs_answer m = {.h = {.type = CS_HS_ANSWER, .request = t->request}, .reason = (uint32_t)t->answer};
 	if (cs_handshakers_send(a->handshakers, index, &m, sizeof(m), -1) < 0)
 		cs_handshakers_kill(a->handshakers, index, "it takes no messages");
 }
@@ -471,7 +469,8 @@ void cs_authenticate_done(void *authd, unsigned index, const struct cs_hs_done *
 	struct cs_authd *a = authd;
 	struct attempt *t = attempt_find(a, d->h.request);
 	if (!t || t->handshaker != (int)index || (d->reason == CS_R_NONE && (!t->judged || t->answer != CS_R_NONE))) {
-		cs_handshakers_kill(a->handshakers, index, "the end of what it was not given, or a yes that nobody said");
+		cs_handshakers_kill(
+			a->handshakers, index, "the end of what it was not given, or a yes that nobody said");
 		return;
 	}
 	/* Our own no is the reason; after our yes the entry is there, whatever became of the connection. */
@@ -553,5 +552,5 @@ void cs_authenticate_stop(struct cs_authd *a)
 	HASH_ITER (hh, a->attempts, t, next)
 		attempt_free(t);
 	DL_FOREACH_SAFE2(a->waiting, pair, next_pair, wait_next)
-		stop_waiting(a, pair);
+	stop_waiting(a, pair);
 }

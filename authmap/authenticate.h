@@ -8,13 +8,12 @@
 #define CS_HANDSHAKE_MS          5000
 #define CS_DIALS_PER_HANDSHAKER  128  /* in flight; the other half of CS_HS_WORK_MAX is for accepts */
 #define CS_WAITING_MAX           4096 /* pairs that wait for a free place */
-#define CS_TRIES_MAX             4    /* attempts for one question: stale verdicts, an adapter that has just restarted */
+#define CS_TRIES_MAX             4 /* attempts for one question: stale verdicts, an adapter that has just restarted */
 #define CS_TRY_AGAIN_MS          100
 #define CS_HANDSHAKER_SILENCE_MS 2000 /* past the deadline: it hangs, and is killed */
 
 /* struct cs_hold_callbacks. */
-void cs_authenticate_miss(
-	void *authd, const struct cs_auth_key *key, uint32_t ifindex, enum cs_dir dir, bool held);
+void cs_authenticate_miss(void *authd, const struct cs_auth_key *key, uint32_t ifindex, enum cs_dir dir, bool held);
 /* Authenticate again, before the entry ends. */
 void cs_authenticate_renew(struct cs_authd *a, struct cs_pair *pair);
 /* An operator's word: now, whatever the backoff. CS_R_NONE: under way. */

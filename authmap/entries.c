@@ -36,8 +36,8 @@ static int write_one(struct cs_authd *a, const struct cs_allowed_entry *entry, s
 	struct cs_instant now = cs_authd_now(a);
 	struct cs_pair *pair = cs_pairs_find(a->pairs, &entry->key);
 	bool first = !pair->live;
-	uint64_t value = cs_pair_value(
-		(int64_t)entry->basis.not_after_unix_s, a->config->max_ttl_ms, entry->reply_flags, &now);
+	uint64_t value =
+		cs_pair_value((int64_t)entry->basis.not_after_unix_s, a->config->max_ttl_ms, entry->reply_flags, &now);
 	if (!value)
 		return cs_error_reason(e, -ESTALE, CS_R_SVID_EXPIRED, "a certificate ends now");
 	int r = cs_hold_release(a->hold, &entry->key, value, e);
@@ -54,8 +54,8 @@ static int write_one(struct cs_authd *a, const struct cs_allowed_entry *entry, s
 static int write_partner_first(struct cs_authd *a, const struct cs_allowed_entry *entry, struct cs_error *e)
 {
 	struct cs_instant now = cs_authd_now(a);
-	uint64_t value = cs_pair_value(
-		(int64_t)entry->basis.not_after_unix_s, a->config->max_ttl_ms, entry->reply_flags, &now);
+	uint64_t value =
+		cs_pair_value((int64_t)entry->basis.not_after_unix_s, a->config->max_ttl_ms, entry->reply_flags, &now);
 	return value ? cs_datapath_auth_put(a->dp, &entry->key, value, e) : 0;
 }
 
@@ -191,6 +191,18 @@ void cs_entries_recheck(struct cs_authd *a)
 		cs_pairs_each(a->pairs, look, &l);
 }
 
+static bool trust(struct cs_pair *pair, void *data)
+{
+	(void)data;
+	pair->adopted = false;
+	return true;
+}
+
+void cs_entries_trust(struct cs_authd *a)
+{
+	cs_pairs_each(a->pairs, trust, NULL);
+}
+
 struct rotation {
 	struct cs_authd *a;
 	struct cs_svid svid;
@@ -309,7 +321,8 @@ static bool adopt(const void *k, const void *v, void *data)
 	memcpy(&value, v, sizeof(value));
 	struct cs_pair *pair = NULL;
 	if (key.type == CS_AUTH_SPIRE && !key.pad && cs_datapath_basis_get(a->dp, &key, &basis) == 1 &&
-		(value & CS_AUTH_EXPIRY) > ad->now.coarse_ns && (!key.node || cs_world_node_numbered(a->world, key.node)))
+		(value & CS_AUTH_EXPIRY) > ad->now.coarse_ns &&
+		(!key.node || cs_world_node_numbered(a->world, key.node)))
 		pair = cs_pairs_get(a->pairs, &key);
 	if (!pair) {
 		ad->dropped++;

@@ -16,6 +16,8 @@ void cs_entries_event(struct cs_authd *a, const struct cs_pair *pair, enum cs_ev
 void cs_entries_changed(void *authd, bool before);
 /* SVIDs or bundles have changed: all. */
 void cs_entries_recheck(struct cs_authd *a);
+/* All have spoken: what was adopted and still stands is as good as what is new. */
+void cs_entries_trust(struct cs_authd *a);
 /* This identity's SVID is another one: renew what rests on the old one, and forget refusals for want of it. */
 void cs_entries_svid(struct cs_authd *a, uint32_t identity);
 /* Every second. */

@@ -31,9 +31,10 @@ struct cs_pair {
 	int64_t renew_mono_ms; /* when to authenticate again, before it expires */
 	unsigned renewals_failed;
 	/* A question */
-	uint64_t attempt; /* the request that runs; 0: none */
-	bool waiting;     /* for a free place */
-	unsigned tries;   /* attempts for this question so far */
+	uint64_t attempt;           /* the request that runs; 0: none */
+	bool waiting;               /* for a free place */
+	int64_t not_before_mono_ms; /* while it waits */
+	unsigned tries;             /* attempts for this question so far */
 	int64_t asked_unix_ms;
 	/* A refusal */
 	enum cs_reason refused;
