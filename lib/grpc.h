@@ -221,7 +221,9 @@ enum cs_grpc_state {
 	CS_GRPC_CLOSED,
 };
 
-#define CS_GRPC_BACKOFF_MIN_MS 100 /* first; then × 1.6 up to the maximum, each ± 20 % */
+/* After a loss or a failure; then × 1.6 up to the maximum, each ± 20 %. A connection that held for the maximum starts
+ * anew. */
+#define CS_GRPC_BACKOFF_MIN_MS 100
 #define CS_GRPC_BACKOFF_MAX_MS 10000
 
 struct cs_grpc_channel_options {

@@ -151,6 +151,19 @@ static void attempt_failed(struct cs_grpc_channel *channel, const struct cs_erro
 	cs_grpc_channel_wake(channel); /* calls that do not wait fail there */
 }
 
+/* What was READY is not any more. Only a connection that held for a while ends the backoff: a server that takes us in
+ * and throws us out is no better than one that is not there. */
+static void lost(struct cs_grpc_channel *channel, const struct cs_error *why)
+{
+	channel->why = *why;
+	if (now(channel) - channel->ready_ms >= channel->options.backoff_max_ms)
+		channel->attempts = 0;
+	channel->attempts++;
+	channel->start_ms = now(channel) + backoff_ms(channel);
+	set_state(channel, CS_GRPC_IDLE, &channel->why);
+	cs_grpc_channel_wake(channel);
+}
+
 /* ---- connecting ---- */
 
 static int conn_up(struct cs_http2 *h, struct cs_error *e)
@@ -184,10 +197,7 @@ static void conn_down(struct cs_http2 *h, const struct cs_error *why)
 		attempt_failed(channel, &e);
 		return;
 	}
-	channel->why = e;
-	channel->start_ms = now(channel) + channel->options.backoff_min_ms;
-	set_state(channel, CS_GRPC_IDLE, &channel->why);
-	cs_grpc_channel_wake(channel);
+	lost(channel, &e);
 }
 
 static void conn_gone(struct cs_http2 *h)
@@ -331,14 +341,13 @@ void cs_grpc_channel_ready(struct client_conn *conn)
 	conn->ready = true;
 	if (channel->conn != conn || channel->closing)
 		return;
-	channel->attempts = 0;
+	channel->ready_ms = now(channel);
 	channel->attempt_ms = INT64_MAX;
 	channel->connection++;
-	/* What the callback asks for goes out before what waited. */
-	struct cs_grpc_client_call *waited = channel->waiting;
-	channel->waiting = NULL;
+	channel->in_ready = true;
 	set_state(channel, CS_GRPC_READY, NULL);
-	DL_CONCAT(channel->waiting, waited);
+	channel->in_ready = false;
+	cs_grpc_client_first(channel);
 	cs_grpc_channel_wake(channel);
 }
 
@@ -349,13 +358,12 @@ void cs_grpc_channel_goaway(struct client_conn *conn)
 	if (channel->conn != conn)
 		return;
 	channel->conn = NULL; /* its calls run on; new ones go elsewhere */
-	channel->start_ms = now(channel) + channel->options.backoff_min_ms;
-	cs_error_set(&channel->why, -ECONNRESET, "%s: the server sent the connection away", channel->options.target);
-	if (!conn->ready)
-		attempt_failed(channel, &channel->why);
+	struct cs_error e;
+	cs_error_set(&e, -ECONNRESET, "%s: the server sent the connection away", channel->options.target);
+	if (conn->ready)
+		lost(channel, &e);
 	else
-		set_state(channel, CS_GRPC_IDLE, &channel->why);
-	cs_grpc_channel_wake(channel);
+		attempt_failed(channel, &e);
 }
 
 /* ---- time ---- */

@@ -74,6 +74,7 @@ static int start(struct cs_grpc_channel *channel, const ProtobufCServiceDescript
 			call->deadline_ms = cs_loop_mono_ms(channel->loop) + options->timeout_ms;
 	}
 	call->place = CALL_WAITING;
+	call->first = channel->in_ready;
 	DL_APPEND(channel->waiting, call);
 	channel->ncalls++;
 	cs_grpc_channel_deadline(channel, call->deadline_ms);
@@ -156,6 +157,20 @@ static void submit(struct client_conn *conn, struct cs_grpc_client_call *call)
 	conn->ncalls++;
 	move(call, CALL_RUNNING);
 	cs_http2_wake(&conn->h);
+}
+
+void cs_grpc_client_first(struct cs_grpc_channel *channel)
+{
+	struct cs_grpc_client_call *call, *next, *first = NULL;
+	DL_FOREACH_SAFE (channel->waiting, call, next) {
+		if (!call->first)
+			continue;
+		call->first = false;
+		DL_DELETE(channel->waiting, call);
+		DL_APPEND(first, call);
+	}
+	DL_CONCAT(first, channel->waiting);
+	channel->waiting = first;
 }
 
 void cs_grpc_client_submit_all(struct cs_grpc_channel *channel)

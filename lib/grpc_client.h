@@ -46,9 +46,11 @@ struct cs_grpc_channel {
 	int64_t next_ms;
 	int64_t attempt_ms; /* CONNECTING: give up; BACKOFF: over */
 	int64_t start_ms;   /* CONNECTING: not before */
+	int64_t ready_ms;   /* READY: since */
 	int64_t idle_ms;    /* READY: without a call until then */
 	uv_idle_t wake;
 	bool closing, reset;
+	bool in_ready; /* on_state is being told of READY: calls made there go first */
 	unsigned closing_handles;
 	void (*closed)(void *data);
 	void *closed_data;
@@ -67,7 +69,7 @@ struct cs_grpc_client_call {
 	struct cs_grpc_packet *request;         /* kept until headers come, for one more try */
 	size_t request_sent;
 	int64_t deadline_ms;
-	bool wait, retried, unary;
+	bool wait, retried, unary, first;
 	/* the answer */
 	int http_status;
 	size_t headers_bytes;
@@ -95,6 +97,7 @@ void cs_grpc_channel_goaway(struct client_conn *conn);
 
 /* grpc_client.c */
 void cs_grpc_client_submit_all(struct cs_grpc_channel *channel); /* those that wait, as far as the server lets us */
+void cs_grpc_client_first(struct cs_grpc_channel *channel);      /* calls made in_ready to the front */
 void cs_grpc_client_conn_lost(struct client_conn *conn, const struct cs_error *why);
 /* Those that do not want to wait for a connection, or all. */
 void cs_grpc_client_fail_waiting(struct cs_grpc_channel *channel, const struct cs_error *why);

@@ -35,7 +35,7 @@ struct fixture {
 	struct cs_grpc_client_call *call;
 	unsigned pause_at, cancel_at;
 	struct cs_timer timer;
-	bool has_timer;
+	bool has_timer, bounce;
 };
 
 /* ---- the server's handlers ---- */
@@ -146,6 +146,8 @@ static void on_connect(struct cs_grpc_conn *conn, void *data)
 	assert_int_not_equal(cs_grpc_conn_roles(conn), 0);
 	cs_grpc_conn_set_data(conn, f);
 	f->connects++;
+	if (f->bounce)
+		cs_grpc_conn_close(conn);
 }
 
 static void on_disconnect(struct cs_grpc_conn *conn, void *data)
@@ -752,6 +754,29 @@ static void limits_on_connections(void **state)
 	fixture_free(f);
 }
 
+static void stop_now(struct cs_timer *timer)
+{
+	finish(timer->data);
+}
+
+/* A server that takes everybody in and throws them out again is not hammered. */
+static void bounced_connections_back_off(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new();
+	struct cs_error e;
+	f->bounce = true;
+	serve(f, NULL);
+	const struct cs_grpc_channel_options options = {.target = f->target, .keep = true, .backoff_min_ms = 5};
+	assert_int_equal(cs_grpc_channel_new(&f->loop, &options, &f->channel, &e), 0);
+	cs_timer_init(&f->timer, &f->loop, stop_now, f);
+	f->has_timer = true;
+	cs_timer_start(&f->timer, 400, 0);
+	cs_loop_run(&f->loop);
+	assert_in_range(f->connects, 2, 20); /* every 5 ms it would be 80 */
+	fixture_free(f);
+}
+
 static void idle_connections_end(void **state)
 {
 	(void)state;
@@ -771,9 +796,17 @@ static void idle_connections_end(void **state)
 
 struct hello {
 	struct fixture *f;
-	unsigned hellos, says, left;
+	unsigned hellos, says, left, cancelled;
 	bool reset;
+	struct cs_grpc_client_call *victim;
 };
+
+static void hello_cancelled(const struct cs_grpc_status *status, const ProtobufCMessage *reply, void *data)
+{
+	assert_null(reply);
+	assert_int_equal(status->code, CS_GRPC_CANCELLED);
+	((struct hello *)data)->cancelled++;
+}
 
 static void hello_reply(const struct cs_grpc_status *status, const ProtobufCMessage *reply, void *data)
 {
@@ -808,8 +841,12 @@ static void hello_state(
 	struct cs_grpc_channel *channel, enum cs_grpc_state state, const struct cs_error *error, void *data)
 {
 	(void)error;
+	struct hello *h = data;
 	if (state != CS_GRPC_READY)
 		return;
+	if (h->victim)
+		cs_grpc_client_cancel(h->victim); /* one that waits */
+	h->victim = NULL;
 	struct cs_error e;
 	REQUEST(request, request.text = (char *)(uintptr_t) "hello");
 	assert_int_equal(cs_grpc_unary(channel, SERVICE, "Say", &request.base, NULL, hello_reply, data, NULL, &e), 0);
@@ -829,7 +866,10 @@ static void hello_comes_first(void **state)
 	for (int i = 0; i < 3; i++)
 		assert_int_equal(
 			cs_grpc_unary(f->channel, SERVICE, "Say", &request.base, NULL, hello_reply, &h, NULL, &e), 0);
+	assert_int_equal(
+		cs_grpc_unary(f->channel, SERVICE, "Say", &request.base, NULL, hello_cancelled, &h, &h.victim, &e), 0);
 	cs_loop_run(&f->loop);
+	assert_int_equal(h.cancelled, 1);
 	assert_int_equal(h.says, 4);
 	assert_int_equal(h.hellos, 1);
 	assert_int_equal(f->connects, 2);
@@ -1058,6 +1098,7 @@ int main(void)
 		cmocka_unit_test(many_calls),
 		cmocka_unit_test(reconnects),
 		cmocka_unit_test(limits_on_connections),
+		cmocka_unit_test(bounced_connections_back_off),
 		cmocka_unit_test(idle_connections_end),
 		cmocka_unit_test(hello_comes_first),
 		cmocka_unit_test(server_closes_a_connection),
