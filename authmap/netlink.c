@@ -4,6 +4,7 @@
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -136,7 +137,7 @@ static void link_there(struct cs_netlink *nl, uint32_t ifindex, const char *name
 		HASH_ADD(hh, nl->links, ifindex, sizeof(l->ifindex), l);
 	}
 	l->seen = true;
-	strncpy(l->name, name, sizeof(l->name) - 1);
+	snprintf(l->name, sizeof(l->name), "%s", name);
 	nl->callbacks.on_link(nl->callbacks.data, ifindex, l->name);
 }
 
