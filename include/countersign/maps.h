@@ -275,14 +275,17 @@ struct cs_drop {
 	__u16 node;  /* cs_addr's */
 	__u8 family; /* 4, 6; 0: no address was read */
 	__u8 proto;
-	__u8 addr[16]; /* the other end's, of this packet; IPv4 in the first four bytes, rest 0 */
+	/* The other end's, of this packet; source-not-owned and destination-not-owned: the one that is not own. IPv4 in the
+	 * first four bytes, rest 0 */
+	__u8 addr[16];
 	__u32 len;
 };
 #define CS_RECORD_NS 60000000000ULL
 
 /* cs_held, RINGBUF: struct cs_held, then caplen bytes of Ethernet frame. Record sizes: header + 256 or 2,048; what is
- * longer is not held (unholdable). cs_signal, RINGBUF: struct cs_held alone, caplen 0, asks for a pair whose packet
- * could not be held. Pinned like the rest; consumed by one process at a time (lock file of the instance). */
+ * longer is not held (unholdable), nor is SCTP, whose checksum may be left to the device and cannot be said again.
+ * cs_signal, RINGBUF: struct cs_held alone, caplen 0, asks for a pair whose packet could not be held. Pinned like the
+ * rest; consumed by one process at a time (lock file of the instance). */
 #define CS_HELD_SMALL 256
 #define CS_HELD_MAX   2048
 enum cs_csum {
