@@ -15,6 +15,8 @@
 
 #define RECEIVE_BUFFER (4 * 1024 * 1024)
 #define MESSAGES_MAX   256 /* datagrams in one turn of the loop */
+#define DUMP_TRIES     5   /* while the kernel says that something changed meanwhile */
+#define AGAIN_MS       1000
 
 /* One address at one interface. */
 struct held_key {
@@ -39,14 +41,15 @@ struct link {
 };
 struct cs_netlink {
 	struct cs_netlink_callbacks callbacks;
-	int fd;
-	uint32_t seq;
-	bool dumping, dumped_badly;
+	int fd; /* what changes */
+	bool dumping, interrupted;
 	struct held *held;
 	struct count *counts;
 	struct link *links;
 	uv_poll_t poll;
-	char buffer[64 * 1024];
+	struct cs_timer again; /* a reading that failed */
+	int open_handles;
+	char buffer[64 * 1024] __attribute__((aligned(NLMSG_ALIGNTO)));
 };
 
 static void *must(void *p)
@@ -193,7 +196,7 @@ static int take(struct cs_netlink *nl, size_t len)
 	int ended = 0;
 	for (const struct nlmsghdr *h = (const void *)nl->buffer; NLMSG_OK(h, len); h = NLMSG_NEXT(h, len)) {
 		if (h->nlmsg_flags & NLM_F_DUMP_INTR)
-			nl->dumped_badly = true;
+			nl->interrupted = true;
 		switch (h->nlmsg_type) {
 		case NLMSG_DONE:
 			ended = 1;
@@ -214,12 +217,12 @@ static int take(struct cs_netlink *nl, size_t len)
 }
 
 /* Bytes, or a negative errno; only the kernel is listened to. */
-static ssize_t receive(struct cs_netlink *nl, int flags)
+static ssize_t receive(struct cs_netlink *nl, int fd, int flags)
 {
 	struct sockaddr_nl from = {0};
 	struct iovec iov = {.iov_base = nl->buffer, .iov_len = sizeof(nl->buffer)};
 	struct msghdr msg = {.msg_name = &from, .msg_namelen = sizeof(from), .msg_iov = &iov, .msg_iovlen = 1};
-	ssize_t n = recvmsg(nl->fd, &msg, flags | MSG_TRUNC);
+	ssize_t n = recvmsg(fd, &msg, flags | MSG_TRUNC);
 	if (n < 0)
 		return -errno;
 	return from.nl_pid != 0 ? 0 : n > (ssize_t)sizeof(nl->buffer) ? -ENOBUFS : n;
@@ -227,7 +230,8 @@ static ssize_t receive(struct cs_netlink *nl, int flags)
 
 /* ---- everything anew ---- */
 
-static int dump(struct cs_netlink *nl, int type, struct cs_error *e)
+/* The kernel answers in recvmsg, at once. */
+static int dump(struct cs_netlink *nl, int fd, int type)
 {
 	struct {
 		struct nlmsghdr h;
@@ -235,72 +239,111 @@ static int dump(struct cs_netlink *nl, int type, struct cs_error *e)
 	} request = {.h = {.nlmsg_len = sizeof(request),
 			     .nlmsg_type = (uint16_t)type,
 			     .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP,
-			     .nlmsg_seq = ++nl->seq}};
-	if (send(nl->fd, &request, sizeof(request), 0) < 0)
-		return cs_error_errno(e, -errno, "cannot ask rtnetlink");
+			     .nlmsg_seq = 1}};
+	if (send(fd, &request, sizeof(request), 0) < 0)
+		return -errno;
 	for (;;) {
-		ssize_t n = receive(nl, 0); /* the kernel answers at once */
-		if (n == -ENOBUFS) {
-			nl->dumped_badly = true;
-			continue;
-		}
+		ssize_t n = receive(nl, fd, 0);
 		int r = n < 0 ? (int)n : take(nl, (size_t)n);
-		if (r < 0)
-			return cs_error_errno(e, r, "cannot read rtnetlink's answer");
-		if (r == 1)
-			return 0;
+		if (r != 0)
+			return r < 0 ? r : 0;
 	}
 }
 
-static int read_all(struct cs_netlink *nl, struct cs_error *e)
+/* On a socket of its own, so that what is in the queue of events is never taken for the kernel's answer: those come
+ * after it, in order, and what they say of the time before the dump is put right by the last of them. */
+static int dump_all(struct cs_netlink *nl)
+{
+	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+	if (fd < 0)
+		return -errno;
+	int r = dump(nl, fd, RTM_GETLINK);
+	if (r == 0)
+		r = dump(nl, fd, RTM_GETADDR);
+	close(fd);
+	return r < 0 ? r : nl->interrupted ? -EAGAIN : 0;
+}
+
+static void sweep(struct cs_netlink *nl)
 {
 	struct held *h, *next_h;
 	struct link *l, *next_l;
-	int r = 0;
-	for (int tries = 0; tries < 5; tries++) {
-		HASH_ITER (hh, nl->held, h, next_h)
-			h->seen = false;
-		HASH_ITER (hh, nl->links, l, next_l)
-			l->seen = false;
-		nl->dumped_badly = false;
-		nl->dumping = true;
-		r = dump(nl, RTM_GETLINK, e);
-		if (r == 0)
-			r = dump(nl, RTM_GETADDR, e);
-		nl->dumping = false;
-		if (r < 0 || !nl->dumped_badly)
-			break;
-	}
-	if (r < 0)
-		return r;
 	HASH_ITER (hh, nl->held, h, next_h)
 		if (!h->seen)
 			addr_gone(nl, h);
 	HASH_ITER (hh, nl->links, l, next_l)
 		if (!l->seen)
 			link_gone(nl, l);
+}
+
+/* What is older than the dump that follows. */
+static void drain(struct cs_netlink *nl)
+{
+	ssize_t n;
+	do
+		n = receive(nl, nl->fd, MSG_DONTWAIT);
+	while (n >= 0 || n == -ENOBUFS);
+}
+
+static int read_all(struct cs_netlink *nl, struct cs_error *e)
+{
+	struct held *h, *next_h;
+	struct link *l, *next_l;
+	int r = -EAGAIN;
+	for (int tries = 0; tries < DUMP_TRIES && r == -EAGAIN; tries++) {
+		drain(nl);
+		HASH_ITER (hh, nl->held, h, next_h)
+			h->seen = false;
+		HASH_ITER (hh, nl->links, l, next_l)
+			l->seen = false;
+		nl->interrupted = false;
+		nl->dumping = true;
+		r = dump_all(nl);
+		nl->dumping = false;
+	}
+	if (r < 0)
+		return cs_error_errno(e, r, "cannot read this node's addresses and interfaces");
+	sweep(nl);
 	nl->callbacks.on_settled(nl->callbacks.data);
 	return 0;
 }
 
+static void read_again(struct cs_timer *timer)
+{
+	struct cs_netlink *nl = timer->data;
+	struct cs_error e;
+	if (read_all(nl, &e) == 0)
+		return;
+	cs_fail("rtnetlink is asked again", cs_err(&e));
+	cs_timer_start(&nl->again, AGAIN_MS, 0);
+}
+
+static void follow(struct cs_netlink *nl);
+
+/* status: libuv stops at an error of the socket, which is how the kernel tells that its queue was full. */
 static void on_readable(uv_poll_t *poll, int status, int events)
 {
 	struct cs_netlink *nl = poll->data;
-	struct cs_error e;
-	(void)status;
+	ssize_t n = 0;
 	(void)events;
-	for (int i = 0; i < MESSAGES_MAX; i++) {
-		ssize_t n = receive(nl, MSG_DONTWAIT);
-		if (n == -EAGAIN || n == -EINTR)
-			break;
-		if (n < 0) { /* ENOBUFS: something was lost */
-			if (read_all(nl, &e) < 0)
-				cs_fail("the node's addresses and interfaces cannot be read", cs_err(&e));
-			return;
-		}
-		take(nl, (size_t)n);
+	for (int i = 0; i < MESSAGES_MAX && n >= 0; i++) {
+		n = receive(nl, nl->fd, MSG_DONTWAIT);
+		if (n > 0)
+			take(nl, (size_t)n);
+	}
+	if (status < 0)
+		follow(nl);
+	if (n < 0 && n != -EAGAIN && n != -EINTR) {
+		cs_warn("rtnetlink lost messages, everything is read anew", cs_i64("errno", -n));
+		read_again(&nl->again);
+		return;
 	}
 	nl->callbacks.on_settled(nl->callbacks.data);
+}
+
+static void follow(struct cs_netlink *nl)
+{
+	uv_poll_start(&nl->poll, UV_READABLE, on_readable);
 }
 
 /* ---- life ---- */
@@ -355,17 +398,32 @@ struct cs_netlink *cs_netlink_new(
 		return NULL;
 	}
 	nl->poll.data = nl;
-	uv_poll_start(&nl->poll, UV_READABLE, on_readable);
+	cs_timer_init(&nl->again, loop, read_again, nl);
+	nl->open_handles = 2;
+	follow(nl);
 	return nl;
+}
+
+static void closed_one(struct cs_netlink *nl)
+{
+	if (--nl->open_handles == 0)
+		nl_free(nl);
 }
 
 static void on_closed(uv_handle_t *handle)
 {
-	nl_free(handle->data);
+	closed_one(handle->data);
+}
+
+static void on_again_closed(struct cs_timer *timer)
+{
+	closed_one(timer->data);
 }
 
 void cs_netlink_close(struct cs_netlink *nl)
 {
-	if (nl)
-		uv_close((uv_handle_t *)&nl->poll, on_closed);
+	if (!nl)
+		return;
+	uv_close((uv_handle_t *)&nl->poll, on_closed);
+	cs_timer_close(&nl->again, on_again_closed);
 }
