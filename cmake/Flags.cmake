@@ -1,6 +1,6 @@
 # snprintf is how strings are cut here on purpose: no -Wformat-truncation.
 add_compile_options(-Wall -Wextra -Werror -Wstrict-prototypes -Wmissing-prototypes -Wwrite-strings -Wformat-security
-	-Wundef -Wvla -Wno-format-truncation -fno-strict-aliasing -fstack-protector-strong)
+	-Wundef -Wvla $<$<C_COMPILER_ID:GNU>:-Wno-format-truncation> -fno-strict-aliasing -fstack-protector-strong)
 add_compile_definitions(_GNU_SOURCE CS_VERSION="${PROJECT_VERSION}")
 
 if(CS_SANITIZE)
