@@ -1,6 +1,7 @@
 #include "creds.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -161,7 +162,9 @@ static int connect_signer(const struct cs_creds *c)
 	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -errno;
-	if (connect(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0) {
+	/* A handshaker waits for its signatures, with a limit: from here on the descriptor blocks. */
+	if (connect(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 ||
+		fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK) < 0) {
 		int r = -errno;
 		close(fd);
 		return r;

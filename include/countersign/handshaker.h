@@ -20,7 +20,7 @@ enum cs_hs_type {
 	 * here but has no SVID now. No fd and an empty spiffe_id: it does not live here any more */
 	CS_HS_SVID = 1,
 	CS_HS_BUNDLE = 2, /* cs_hs_bundle; fd: authorities in the same form; no fd: the bundle is gone */
-	CS_HS_SIGNER = 3, /* header only; fd: a connected sign.sock (again after each adapter restart) */
+	CS_HS_SIGNER = 3, /* header only; fd: a connected sign.sock that blocks (again after each adapter restart) */
 	/* monitor -> handshaker, work; fd: a socket. The monitor connects and accepts, so addresses are its own knowledge */
 	CS_HS_DIAL = 16,
 	CS_HS_ACCEPT = 17,
