@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <openssl/ec.h>
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
 #include <spawn.h>
@@ -288,6 +289,15 @@ static void refuses_a_root_that_is_not_right(void **state)
 	text[n] = '\0';
 	fclose(in);
 	overwrite(f, "nothing");
+	refused(f, DOMAIN, f->now_unix_s, -EINVAL, "not a PEM key");
+	BIO *bio = BIO_new(BIO_s_mem()); /* nobody is asked for the password */
+	char *encrypted;
+	EVP_PKEY *key = EVP_EC_gen("P-256");
+	assert_true(PEM_write_bio_PKCS8PrivateKey(bio, key, EVP_aes_128_cbc(), "secret", 6, NULL, NULL));
+	EVP_PKEY_free(key);
+	assert_true(BIO_write(bio, "", 1) == 1 && BIO_get_mem_data(bio, &encrypted) > 100);
+	overwrite(f, encrypted);
+	BIO_free(bio);
 	refused(f, DOMAIN, f->now_unix_s, -EINVAL, "not a PEM key");
 	assert_int_equal(unlink(path), 0);
 	cs_ca_free(open_ca(f));
