@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-import lab
+import nodes
 
 PORT = 5432
 
@@ -243,9 +243,9 @@ def main():
     start = time.monotonic()
     try:
         if args.clean:
-            lab.Cluster.sweep_prefix("cs")
+            nodes.Cluster.sweep_prefix("cs")
             return 0
-        with lab.Cluster(prefix="cs", keep=args.keep) as c:
+        with nodes.Cluster(prefix="cs", keep=args.keep) as c:
             try:
                 show(c, page)
             except BaseException:
@@ -253,7 +253,7 @@ def main():
                 raise
             if args.keep:
                 how_to_play(c, page)
-    except lab.LabError as e:
+    except nodes.LabError as e:
         page.say(f"\n{page.paint('31', 'This did not work:')} {e}")
         return 1
     except KeyboardInterrupt:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "deploy/quickstart"))
-import lab  # noqa: E402
+import nodes  # noqa: E402
 
 CLIENTS, SERVERS, PAIRS, PORT = 8, 7, 50, 5000
 COUNTERS = {"syn_retransmits": ["TcpExt.TCPSynRetrans"],
@@ -142,7 +142,7 @@ def main():
     print(f"The cold path: two nodes (namespaces of one machine), both enforcing, {PAIRS} identity pairs, endpoints ready, auth "
           f"maps\nempty; real handshakes (TLS 1.3, P-256). Drop mode leaves the retry to the client's TCP.\n"
           f"machine: {os.cpu_count()} cores, Linux {platform.release()}")
-    with lab.Cluster(prefix=f"cold{os.getpid() % 1000}") as b:
+    with nodes.Cluster(prefix=f"cold{os.getpid() % 1000}") as b:
         result, facts = measure(b, *build(b))
     p50 = {k: statistics.median(v) for k, v in result.items() if k.startswith("tcp")}
     ratio = min(p50[f"tcp{f}_drop"] / p50[f"tcp{f}_hold"] for f in (4, 6))

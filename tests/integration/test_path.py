@@ -1,0 +1,189 @@
+"""One packet, two nodes, every daemon real: namespaces as hosts, real BPF, real handshakes."""
+import contextlib
+import os
+import socket
+import time
+
+import pytest
+
+from lab.cluster import Cluster, LabError
+
+PORT = 5000
+
+
+def policy(name, selects, rules):
+    return f"""
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {{name: {name}}}
+spec:
+  endpointSelector: {{matchLabels: {{"k8s:app": {selects}}}}}
+{rules}
+"""
+
+
+def required(direction, peer):
+    side = "fromEndpoints" if direction == "ingress" else "toEndpoints"
+    return f"""  {direction}:
+  - {side}: [{{matchLabels: {{"k8s:app": {peer}}}}}]
+    authentication: {{mode: required}}
+"""
+
+
+@pytest.fixture(scope="module")
+def c():
+    with Cluster(prefix="tpath") as c:
+        n1, n2 = c.node(), c.node()
+        c.policy("db", policy("db", "db", required("ingress", "frontend")))
+        c.policy("frontend", policy("frontend", "frontend", required("egress", "db")))
+        c.credentials()
+        n1.workload("frontend", "k8s:app=frontend")
+        n1.workload("batch", "k8s:app=batch")
+        n2.workload("db", "k8s:app=db")
+        n2.workload("near", "k8s:app=frontend")
+        c.start()
+        for w in c.workloads.values():
+            w.register(wait="enforced,svid-ready")
+        c.servers = [c.workloads["db"].listen(PORT, family) for family in (4, 6)]
+        yield c
+        for s in c.servers:
+            s.close()
+        assert [n.stop("authd") for n in c.nodes] == [0, 0], "a clean shutdown"
+        assert [n.stop("spire-adapter") for n in c.nodes] == [0, 0]
+        assert [n.stop("identityd") for n in c.nodes] == [0, 0]
+
+
+@pytest.fixture(autouse=True)
+def nothing_authenticated(c):
+    for n in c.nodes:
+        n.cli("auth", "flush", "--all")
+
+
+def entries(node):
+    return node.cli("auth", "list")["entries"]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_the_cold_packet_is_held_not_lost(c, family):
+    frontend, db = c.workloads["frontend"], c.workloads["db"]
+    before = frontend.ns.counters()["TcpExt.TCPSynRetrans"]
+    sock, ms = frontend.connect(db, PORT, family)
+    sock.close()
+    assert ms < 500 and frontend.ns.counters()["TcpExt.TCPSynRetrans"] == before
+    assert len(entries(frontend.node)) == 1 and len(entries(db.node)) == 1, "both sides wrote their entry"
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_the_first_datagram_arrives(c, family):
+    frontend, db = c.workloads["frontend"], c.workloads["db"]
+    with db.udp(family=family) as receiver, frontend.udp(family=family) as sender:
+        receiver.settimeout(3)
+        sender.sendto(b"first", receiver.getsockname()[:2])
+        assert receiver.recv(100) == b"first"
+    for w in (frontend, db):
+        counters = w.ns.counters()
+        assert counters["Udp.InCsumErrors"] == 0 and counters["Udp6InCsumErrors"] == 0
+
+
+def test_a_burst_arrives_in_order(c):
+    frontend, db = c.workloads["frontend"], c.workloads["db"]
+    with db.udp() as receiver, frontend.udp() as sender:
+        receiver.settimeout(3)
+        for i in range(14):
+            sender.sendto(b"%d" % i, receiver.getsockname())
+        assert [int(receiver.recv(10)) for _ in range(14)] == list(range(14))
+
+
+def test_a_pair_on_one_node(c):
+    near, db = c.workloads["near"], c.workloads["db"]
+    sock, ms = near.connect(db, PORT)
+    sock.close()
+    assert ms < 500
+    found = {(e["local"], e["remote"], e["role"]) for e in entries(db.node)}
+    ids = near.endpoint["endpoint"]["identity"] if "endpoint" in near.endpoint else near.endpoint["identity"]
+    assert len(found) == 2 and {role for _, _, role in found} == {"loopback"}, (found, ids)
+
+
+def test_who_is_not_named_is_refused(c):
+    batch, db = c.workloads["batch"], c.workloads["db"]
+    before = db.node.dropped().get("policy-deny", 0)
+    assert not batch.reaches(db, PORT)
+    assert db.node.dropped()["policy-deny"] > before
+    assert not entries(batch.node)
+
+
+def test_only_the_authenticated_direction(c):
+    """frontend → db was authenticated; db → frontend is no reply and was never asked for."""
+    frontend, db = c.workloads["frontend"], c.workloads["db"]
+    frontend.connect(db, PORT)[0].close()
+    with frontend.listen(PORT):
+        assert not db.reaches(frontend, PORT)
+
+
+def test_flush_is_only_forgetting(c):
+    frontend, db = c.workloads["frontend"], c.workloads["db"]
+    frontend.connect(db, PORT)[0].close()
+    assert entries(db.node)
+    assert db.node.cli("auth", "flush", "--all")["flushed"] >= 1
+    assert not entries(db.node)
+    frontend.connect(db, PORT)[0].close()
+
+
+def test_a_policy_change_bites_at_once(c):
+    frontend, db = c.workloads["frontend"], c.workloads["db"]
+    sock, _ = frontend.connect(db, PORT)
+    c.policy("db", policy("db", "db", "  ingress: []"))
+    c.policy("frontend", policy("frontend", "frontend", "  egress: []"))
+    try:
+        wait_until(lambda: not entries(db.node) and not entries(frontend.node), "the entries go")
+        sock.settimeout(1)
+        sock.sendall(b"x")
+        assert not frontend.reaches(db, PORT)
+    finally:
+        sock.close()
+        c.policy("db", policy("db", "db", required("ingress", "frontend")))
+        c.policy("frontend", policy("frontend", "frontend", required("egress", "db")))
+    wait_until(lambda: frontend.reaches(db, PORT), "and the old policy is back")
+
+
+def test_an_endpoint_that_leaves_takes_its_entries_along(c):
+    db = c.workloads["db"]
+    guest = c.nodes[0].workload("guest", "k8s:app=frontend", "any:guest=yes")
+    guest.register(wait="enforced,svid-ready")
+    wait_until(lambda: guest.reaches(db, PORT, timeout=3), "the guest is let in")
+    assert len(entries(db.node)) == 1
+    guest.unregister()
+    wait_until(lambda: not entries(db.node), "its entry goes at the other node")
+    assert not guest.reaches(db, PORT), "its interface stays closed"
+
+
+def test_its_address_under_another_identity(c):
+    """The number and the address of who left give nobody its rights."""
+    db = c.workloads["db"]
+    guest = c.nodes[0].workload("guest2", "k8s:app=frontend", "any:guest=2")
+    guest.register(wait="enforced,svid-ready")
+    wait_until(lambda: guest.reaches(db, PORT, timeout=3), "the guest is let in")
+    guest.unregister()
+    guest.labels = ["k8s:app=batch", "any:guest=2"]
+    with pytest.raises(LabError, match="address-in-quarantine"):
+        guest.register()
+    assert not guest.reaches(db, PORT)
+
+
+def test_explain_tells_what_happens(c):
+    frontend, batch, db = (c.workloads[n] for n in ("frontend", "batch", "db"))
+    why = db.node.cli("auth", "explain", "db", batch.ip4)
+    assert not why["to"]["passes"] and why["to"]["reason"]["name"] == "policy-deny"
+    why = db.node.cli("auth", "explain", "db", frontend.ip4)
+    assert not why["to"]["passes"] and why["to"]["reason"]["name"] == "unauthenticated"
+    assert why["to"]["policy"] == "default/db ingress[0]" or "db" in why["to"]["policy"]
+    frontend.connect(db, PORT)[0].close()
+    assert db.node.cli("auth", "explain", "db", frontend.ip4)["to"]["passes"]
+
+
+def wait_until(condition, what, seconds=10):
+    """The product's own answer is asked for again; there is no event to wait for in these."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not in {seconds} s: {what}"
+        time.sleep(0.02)
