@@ -2,6 +2,7 @@
 
 #include <countersign/sign.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
@@ -24,6 +25,7 @@ void cs_sign_channel_take(struct cs_sign_channel *channel, int fd)
 {
 	cs_sign_channel_fini(channel);
 	struct timeval limit = {.tv_sec = CS_SIGN_TIMEOUT_MS / 1000, .tv_usec = CS_SIGN_TIMEOUT_MS % 1000 * 1000};
+	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK); /* the monitor connected it on its loop */
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
 	channel->fd = fd;

@@ -303,7 +303,12 @@ class Node:
                 self.daemons.pop(name).stop()
 
     def kill(self, name):
+        """kill -9"""
         self.daemons.pop(name).kill()
+
+    def stop(self, name):
+        """SIGTERM; the exit code."""
+        return self.daemons.pop(name).stop()
 
     def cli(self, *args, timeout=30):
         """The answer of the command line, parsed. Raises LabError with what it said."""

@@ -143,6 +143,7 @@ class Monitor:
 
     def signer(self, fault=None):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        theirs.setblocking(False)  # as authd's loop has it
         self.send(struct.pack("<IIQ", SIGNER, 0, 0), theirs.fileno())
         theirs.close()
         self.signing = Signer(ours, self.svids, fault)
