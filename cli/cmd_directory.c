@@ -1,5 +1,8 @@
 /* identity list, node list, policy list: three views of the directory. */
 #include "commands.h"
+
+#include <stdlib.h>
+#include <string.h>
 #include "directory.h"
 #include "doc.h"
 #include "view.h"
@@ -8,7 +11,7 @@
 
 /* ---- cells ---- */
 
-/* Where an identity is placed: "node1, node2 (self)": the authority is said unless it is a strong one. */
+/* "node1, node2 (self-asserted)" */
 static enum cs_style cell_placed(const json_t *nodes, int64_t now_unix_ms, FILE *out)
 {
 	(void)now_unix_ms;
@@ -18,7 +21,7 @@ static enum cs_style cell_placed(const json_t *nodes, int64_t now_unix_ms, FILE 
 	{
 		const char *authority = json_string_value(json_object_get(p, "authority"));
 		fprintf(out, "%s%s", i ? ", " : "", json_string_value(json_object_get(p, "node")));
-		if (authority && authority[0] == 's' && authority[1] == 'e')
+		if (authority && strcmp(authority, "self") == 0)
 			fputs(" (self-asserted)", out);
 	}
 	return CS_STYLE_PLAIN;
@@ -107,11 +110,14 @@ static void put_findings(const struct cs_cli *cli, const json_t *policies)
 	}
 }
 
-static int list(struct cs_cli *cli, const char *key, const struct cs_column *columns, size_t ncolumns,
-	const char *empty, struct cs_error *e)
+static int list(struct cs_cli *cli, enum cs_directory_list which, const struct cs_column *columns, size_t ncolumns,
+	struct cs_error *e)
 {
+	static const char *const keys[] = {"identities", "nodes", "policies"};
+	static const char *const empty[] = {"no identities", "no nodes", "no policies"};
+	const char *key = keys[which];
 	json_t *all;
-	int code = cs_directory_read(cli, &all, e);
+	int code = cs_directory_read(cli, which, &all, e);
 	if (code != CS_OK)
 		return code;
 	const json_t *rows = json_object_get(all, key);
@@ -121,8 +127,8 @@ static int list(struct cs_cli *cli, const char *key, const struct cs_column *col
 		cs_view_json(cli->out, document);
 		json_decref(document);
 	} else {
-		cs_view_table(cli->out, rows, columns, ncolumns, empty, cs_cli_now_ms(), cli->colour);
-		if (columns == policy_columns)
+		cs_view_table(cli->out, rows, columns, ncolumns, empty[which], cs_cli_now_ms(), cli->colour);
+		if (which == CS_DIRECTORY_POLICIES)
 			put_findings(cli, rows);
 		note_silence(cli, silent_ms);
 	}
@@ -132,17 +138,17 @@ static int list(struct cs_cli *cli, const char *key, const struct cs_column *col
 
 static int identity_list(struct cs_cli *cli, struct cs_error *e)
 {
-	return list(cli, "identities", identity_columns, N(identity_columns), "no identities", e);
+	return list(cli, CS_DIRECTORY_IDENTITIES, identity_columns, N(identity_columns), e);
 }
 
 static int node_list(struct cs_cli *cli, struct cs_error *e)
 {
-	return list(cli, "nodes", node_columns, N(node_columns), "no nodes", e);
+	return list(cli, CS_DIRECTORY_NODES, node_columns, N(node_columns), e);
 }
 
 static int policy_list(struct cs_cli *cli, struct cs_error *e)
 {
-	return list(cli, "policies", policy_columns, N(policy_columns), "no policies", e);
+	return list(cli, CS_DIRECTORY_POLICIES, policy_columns, N(policy_columns), e);
 }
 
 /* ---- the commands ---- */

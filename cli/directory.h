@@ -4,7 +4,11 @@
 
 #include "cli.h"
 
-/* {"identities": [...], "nodes": [...], "policies": [...], "silent_ms": N}; the lists in their order. An enum cs_exit. */
-CS_MUST_USE int cs_directory_read(const struct cs_cli *cli, json_t **ret_document, struct cs_error *e);
+enum cs_directory_list { CS_DIRECTORY_IDENTITIES, CS_DIRECTORY_NODES, CS_DIRECTORY_POLICIES };
+
+/* {"identities": [...], "nodes": [...], "policies": [...], "silent_ms": N}; the lists in their order, and only the one
+ * that is asked for is whole. An enum cs_exit. */
+CS_MUST_USE int cs_directory_read(
+	const struct cs_cli *cli, enum cs_directory_list which, json_t **ret_document, struct cs_error *e);
 
 #endif

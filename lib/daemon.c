@@ -134,7 +134,7 @@ static int start(struct cs_daemon *d, struct cs_error *e)
 
 static int run(struct cs_daemon *d)
 {
-	struct cs_error e;
+	struct cs_error e = {0};
 	umask(022);
 	if (cs_instance_make(d->instance, d->spec->name, &e) < 0 || cs_loop_init(&d->loop, NULL, &e) < 0) {
 		cs_fail("cannot start", cs_err(&e));

@@ -170,22 +170,24 @@ static struct cs_metric *add(
 	return metric;
 }
 
-struct cs_metric *cs_counter(
-	struct cs_metrics *m, const char *name, const char *help, const char *labels, size_t max_series)
+/* Without labels it is there from the start. */
+static struct cs_metric *started(struct cs_metric *metric)
 {
-	struct cs_metric *metric = add(m, COUNTER, name, help, labels, max_series);
 	if (!metric->nlabels)
 		find_or_make(metric, "", 0);
 	return metric;
 }
 
+struct cs_metric *cs_counter(
+	struct cs_metrics *m, const char *name, const char *help, const char *labels, size_t max_series)
+{
+	return started(add(m, COUNTER, name, help, labels, max_series));
+}
+
 struct cs_metric *cs_gauge(
 	struct cs_metrics *m, const char *name, const char *help, const char *labels, size_t max_series)
 {
-	struct cs_metric *metric = add(m, GAUGE, name, help, labels, max_series);
-	if (!metric->nlabels)
-		find_or_make(metric, "", 0);
-	return metric;
+	return started(add(m, GAUGE, name, help, labels, max_series));
 }
 
 struct cs_metric *cs_histogram(struct cs_metrics *m, const char *name, const char *help, const char *labels,
@@ -198,9 +200,7 @@ struct cs_metric *cs_histogram(struct cs_metrics *m, const char *name, const cha
 	metric->bounds = must(malloc(nbounds * sizeof(*bounds)));
 	memcpy(metric->bounds, bounds, nbounds * sizeof(*bounds));
 	metric->nbounds = nbounds;
-	if (!metric->nlabels)
-		find_or_make(metric, "", 0);
-	return metric;
+	return started(metric);
 }
 
 void cs_metrics_on_render(struct cs_metrics *m, void (*fn)(void *data), void *data)

@@ -284,11 +284,21 @@ int cs_setting_assign(const struct cs_setting *row, void *config, const char *te
 
 /* ---- whole tables ---- */
 
+static int depth_of(const char *name)
+{
+	int depth = 1;
+	for (; *name; name++)
+		depth += *name == '.';
+	return depth;
+}
+
 int cs_settings_defaults(const struct cs_settings *s, void *config, struct cs_error *e)
 {
 	if (s->n > CS_SETTINGS_MAX)
 		return cs_error_set(e, -E2BIG, "more than %d settings", CS_SETTINGS_MAX);
 	for (size_t i = 0; i < s->n; i++) {
+		if (strlen(s->rows[i].name) >= CS_SETTINGS_NAME || depth_of(s->rows[i].name) > CS_SETTINGS_MAX_DEPTH)
+			return cs_error_set(e, -EINVAL, "the name of the setting %s is too long", s->rows[i].name);
 		if (cs_setting_find(s, s->rows[i].name) != &s->rows[i] || cs_setting_is_section(s, s->rows[i].name))
 			return cs_error_set(e, -EEXIST, "the setting %s is there twice", s->rows[i].name);
 		int r = cs_setting_assign(&s->rows[i], config, s->rows[i].def, e);

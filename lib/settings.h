@@ -16,6 +16,7 @@
 #include "error.h"
 
 #define CS_SETTINGS_MAX       128 /* rows in a table */
+#define CS_SETTINGS_NAME      64  /* bytes of a name, with its NUL */
 #define CS_SETTINGS_FILE      (1024 * 1024)
 #define CS_SETTINGS_TEXT      4096 /* one value */
 #define CS_SETTINGS_LIST      1024 /* entries of a list, whatever its own limit */

@@ -14,7 +14,7 @@ struct reader {
 	yaml_event_t event;
 	bool have_event;
 	bool seen[CS_SETTINGS_MAX];
-	char sections[CS_SETTINGS_MAX][64]; /* opened before */
+	char sections[CS_SETTINGS_MAX * CS_SETTINGS_MAX_DEPTH][CS_SETTINGS_NAME]; /* opened before */
 	size_t nsections;
 	struct cs_error *e;
 };
@@ -151,7 +151,7 @@ static int read_section(struct reader *r, const char *path, int depth)
 		if (strcmp(r->sections[i], path) == 0)
 			return FAIL(r, r->event.start_mark.line,
 				"the section %s is there twice; put its settings together", path);
-	/* No more sections than settings, for each is the start of a known name. */
+	/* There is room: each is the beginning of a known name, and none comes twice. */
 	snprintf(r->sections[r->nsections++], sizeof(r->sections[0]), "%s", path);
 	int rc = next(r);
 	if (rc < 0)
@@ -163,7 +163,7 @@ static int read_section(struct reader *r, const char *path, int depth)
 
 static int read_key(struct reader *r, const char *path, int depth)
 {
-	char name[64];
+	char name[CS_SETTINGS_NAME];
 	size_t line = r->event.start_mark.line;
 	if (r->event.type != YAML_SCALAR_EVENT)
 		return FAIL(r, line, "the name of a setting belongs here");

@@ -281,6 +281,7 @@ def test_identity_list(node):
     node.serve("identityd", Directory_Follow=lambda r, c: iter([batch(*world()[:6], synced=False), batch(*world()[6:])]))
     doc = node.json("identity", "list")
     assert node.requests[0].once
+    assert set(node.requests[0].kinds) == {directory.KIND_IDENTITY, directory.KIND_PLACEMENT, directory.KIND_ENDPOINT}
     assert doc == {"silent_ms": 0, "identities": [
         {"id": 256, "spiffe_id": "spiffe://example.org/identity/256", "labels": ["k8s:app=front", "k8s:tier="],
          "nodes": [], "endpoints": 0},

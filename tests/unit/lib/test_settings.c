@@ -85,8 +85,12 @@ static void test_bad_tables(void **state)
 		CS_SET_BOOL(struct config, on, "on", "true", "x"), CS_SET_BOOL(struct config, on, "on", "true", "x")};
 	static const struct cs_setting section_and_value[] = {CS_SET_BOOL(struct config, on, "on.it", "true", "x"),
 		CS_SET_BOOL(struct config, on, "on", "true", "x")};
-	const struct cs_settings tables[] = {{bad_default, 1}, {twice, 2}, {section_and_value, 2}};
-	for (size_t i = 0; i < 3; i++) {
+	static const struct cs_setting too_deep[] = {CS_SET_BOOL(struct config, on, "a.b.c.d.e", "true", "x")};
+	static const struct cs_setting too_long[] = {CS_SET_BOOL(
+		struct config, on, "a234567890123456789012345678901234567890123456789012345678901234", "true", "x")};
+	const struct cs_settings tables[] = {
+		{bad_default, 1}, {twice, 2}, {section_and_value, 2}, {too_deep, 1}, {too_long, 1}};
+	for (size_t i = 0; i < 5; i++) {
 		struct config c = {0};
 		struct cs_error e;
 		assert_true(cs_settings_defaults(&tables[i], &c, &e) < 0);
@@ -122,6 +126,31 @@ static void test_yaml_all(void **state)
 	assert_int_equal(c.who.n, 0);
 	assert_int_equal(c.mode, 1);
 	cs_settings_free(&table, &c);
+}
+
+/* As many sections as there can be: every setting in three of its own. */
+static void test_yaml_sections(void **state)
+{
+	(void)state;
+	static struct cs_setting wide[CS_SETTINGS_MAX];
+	static char names[CS_SETTINGS_MAX][32], text[CS_SETTINGS_MAX * 64];
+	static bool fields[CS_SETTINGS_MAX];
+	const struct cs_settings all = {wide, CS_SETTINGS_MAX};
+	struct cs_error e;
+	size_t used = 0;
+	for (size_t i = 0; i < CS_SETTINGS_MAX; i++) {
+		snprintf(names[i], sizeof(names[i]), "a%zu.b.c.d", i);
+		wide[i] = (struct cs_setting){.name = names[i],
+			.type = CS_SETTING_BOOL,
+			.def = "false",
+			.help = "x",
+			.offset = i * sizeof(bool)};
+		used += (size_t)snprintf(text + used, sizeof(text) - used, "a%zu:\n  b:\n    c:\n      d: true\n", i);
+	}
+	assert_int_equal(cs_settings_defaults(&all, fields, &e), 0);
+	if (cs_settings_yaml(&all, fields, "f.yaml", text, used, &e) < 0)
+		fail_msg("%s", e.text);
+	assert_true(fields[0] && fields[CS_SETTINGS_MAX - 1]);
 }
 
 static void test_yaml_empty(void **state)
@@ -351,7 +380,8 @@ static void test_texts(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(test_defaults), cmocka_unit_test(test_bad_tables),
-		cmocka_unit_test(test_yaml_all), cmocka_unit_test(test_yaml_empty), cmocka_unit_test(test_yaml_unknown),
+		cmocka_unit_test(test_yaml_all), cmocka_unit_test(test_yaml_sections),
+		cmocka_unit_test(test_yaml_empty), cmocka_unit_test(test_yaml_unknown),
 		cmocka_unit_test(test_yaml_twice), cmocka_unit_test(test_yaml_types),
 		cmocka_unit_test(test_yaml_ranges), cmocka_unit_test(test_set), cmocka_unit_test(test_file),
 		cmocka_unit_test(test_durations), cmocka_unit_test(test_nearest), cmocka_unit_test(test_texts)};
