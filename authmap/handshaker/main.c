@@ -22,6 +22,7 @@ struct handshaker {
 	struct cs_hs_world world;
 	struct cs_hs_work work;
 	uv_poll_t monitor;
+	uv_idle_t warm; /* runs while own chains wait to be checked */
 	bool ending;
 };
 
@@ -57,6 +58,7 @@ static void end(struct handshaker *h)
 		return;
 	h->ending = true;
 	uv_close((uv_handle_t *)&h->monitor, NULL);
+	uv_close((uv_handle_t *)&h->warm, NULL);
 	cs_hs_work_stop(&h->work, on_drained);
 }
 
@@ -71,6 +73,13 @@ static int map_list(int fd, const uint8_t **ret_map, size_t *ret_len, struct cs_
 	*ret_len = (size_t)st.st_size;
 	*ret_map = st.st_size ? mmap(NULL, *ret_len, PROT_READ, MAP_SHARED, fd, 0) : (const uint8_t *)"";
 	return *ret_map == MAP_FAILED ? cs_error_errno(e, -errno, "cannot read a certificate list") : 0;
+}
+
+static void on_idle(uv_idle_t *idle)
+{
+	struct handshaker *h = idle->data;
+	if (!cs_hs_world_warm(&h->world))
+		uv_idle_stop(idle);
 }
 
 static int take_state(struct handshaker *h, const union cs_hs_message *m, int fd, struct cs_error *e)
@@ -88,6 +97,7 @@ static int take_state(struct handshaker *h, const union cs_hs_message *m, int fd
 		cs_warn("certificates cannot be used", cs_err(&why), cs_why(why.reason));
 	if (len)
 		munmap((void *)list, len);
+	uv_idle_start(&h->warm, on_idle);
 	return 0;
 }
 
@@ -211,6 +221,8 @@ int main(int argc, char **argv)
 	}
 	fcntl(MONITOR_FD, F_SETFL, fcntl(MONITOR_FD, F_GETFL) & ~O_NONBLOCK); /* to_monitor() may wait */
 	h.monitor.data = &h;
+	uv_idle_init(&h.loop.uv, &h.warm);
+	h.warm.data = &h;
 	uv_poll_start(&h.monitor, UV_READABLE, on_monitor);
 	struct cs_hs_head ready = {.type = CS_HS_READY};
 	to_monitor(&h, &ready, sizeof(ready));

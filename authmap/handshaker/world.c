@@ -155,7 +155,26 @@ int cs_hs_world_bundle(
 	if (r < 0) /* an older bundle must not go on being believed */
 		cs_bundles_remove(world->bundles, m->trust_domain);
 	cs_bundle_unref(bundle);
+	struct cs_hs_svid_state *s, *next;
+	HASH_ITER (hh, world->svids, s, next)
+		s->warm = false;
 	return r;
+}
+
+bool cs_hs_world_warm(struct cs_hs_world *world)
+{
+	struct cs_hs_svid_state *s, *next;
+	HASH_ITER (hh, world->svids, s, next) {
+		if (s->warm || s->generation == 0)
+			continue;
+		struct cs_peer *self = NULL;
+		struct cs_error ignored; /* whoever uses it hears of it */
+		s->warm = true;
+		if (cs_hs_world_self(world, s, &self, &ignored) == 0)
+			cs_peer_unref(self);
+		return true;
+	}
+	return false;
 }
 
 int cs_hs_world_use(struct cs_hs_world *world, uint32_t identity, struct cs_hs_svid_state **ret, struct cs_error *e)
