@@ -301,8 +301,6 @@ int64_t cs_grpc_client_due(struct cs_grpc_channel *channel, int64_t now_ms)
 	int64_t next_ms = INT64_MAX;
 	for (int i = 0; i < 2; i++) {
 		DL_FOREACH_SAFE (lists[i], call, next) {
-			if (call->ended)
-				continue;
 			if (now_ms >= call->deadline_ms)
 				cs_grpc_client_end(call, CS_GRPC_DEADLINE_EXCEEDED, "no answer from %s in time%s%s",
 					channel->name, call->place == CALL_RUNNING ? "" : ": not connected; ",

@@ -490,6 +490,22 @@ static void paused_until_after_the_end(void **state)
 	fixture_free(f);
 }
 
+/* A reader that sleeps through its deadline gets that as its status, though the server had said OK. */
+static void paused_past_the_deadline(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new();
+	serve(f, NULL);
+	connect_channel(f, NULL);
+	f->pause_at = 5;
+	REQUEST(request, request.count = 20; request.size = 100);
+	follow(f, &request, 100);
+	cs_loop_run(&f->loop);
+	assert_int_equal(f->messages, 5);
+	assert_int_equal(f->status.code, CS_GRPC_DEADLINE_EXCEEDED);
+	fixture_free(f);
+}
+
 static void too_large(void **state)
 {
 	(void)state;
@@ -1089,6 +1105,7 @@ int main(void)
 		cmocka_unit_test(client_cancels_stream),
 		cmocka_unit_test(slow_reader_holds_the_window),
 		cmocka_unit_test(paused_until_after_the_end),
+		cmocka_unit_test(paused_past_the_deadline),
 		cmocka_unit_test(too_large),
 		cmocka_unit_test(amplified),
 		cmocka_unit_test(nobody_there),
