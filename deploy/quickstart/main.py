@@ -189,7 +189,7 @@ def survive(w, page):
     except OSError:
         live = False
     page.check(live, "authd is gone: the live pair goes on")
-    fresh = w["late"] = w["frontend"].node.workload("late", "k8s:app=frontend", "any:shift=late")
+    fresh = w["late"] = w["frontend"].node.workload("late", "k8s:app=frontend", "k8s:shift=late")
     fresh.register(wait="enforced,svid-ready")
     page.check(not fresh.reaches(w["db"], PORT, timeout=1.0), "authd is gone: a new pair fails closed")
     n2.start("authd")

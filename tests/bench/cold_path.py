@@ -37,15 +37,11 @@ def build(b):
     n1, n2 = b.node(), b.node()
     b.policy("bench", policy())
     b.credentials()
-    clients = [n1.workload(f"c{i}", "any:role=client", f"any:app=client-{i}") for i in range(CLIENTS)]
-    servers = [n2.workload(f"s{i}", "any:role=server", f"any:app=server-{i}") for i in range(SERVERS)]
-    n1.start("identityd")
-    n2.start("identityd")
-    for n in (n1, n2):
-        n.start("spire-adapter", "authd")
+    clients = [n1.workload(f"c{i}", "k8s:role=client", f"k8s:app=client-{i}") for i in range(CLIENTS)]
+    servers = [n2.workload(f"s{i}", "k8s:role=server", f"k8s:app=server-{i}") for i in range(SERVERS)]
+    b.start()
     for w in clients + servers:
         w.register(wait="enforced,svid-ready", timeout="20s")
-    b.settle()
     return clients, servers
 
 
@@ -89,9 +85,16 @@ def udp(pairs, family):
 
 def set_hold(b, on):
     for n in b.nodes:
-        n.daemons.pop("authd").stop()
-        n.start("authd", authd={"datapath.hold": "true" if on else "false"})
-    b.settle()
+        n.stop("authd")
+        n.settings["authd"] = {"hold.enabled": "true" if on else "false"}
+        n.start("authd")
+    wait_enforced(b)
+
+
+def wait_enforced(b):
+    """A new authd takes over what is there and reports it again."""
+    for w in b.workloads.values():
+        w.register(wait="enforced,svid-ready", timeout="20s")
 
 
 def measure(b, clients, servers):

@@ -148,7 +148,7 @@ def test_a_policy_change_bites_at_once(c):
 
 def test_an_endpoint_that_leaves_takes_its_entries_along(c):
     db = c.workloads["db"]
-    guest = c.nodes[0].workload("guest", "k8s:app=frontend", "any:guest=yes")
+    guest = c.nodes[0].workload("guest", "k8s:app=frontend", "k8s:guest=yes")
     guest.register(wait="enforced,svid-ready")
     wait_until(lambda: guest.reaches(db, PORT, timeout=3), "the guest is let in")
     assert len(entries(db.node)) == 1
@@ -160,11 +160,11 @@ def test_an_endpoint_that_leaves_takes_its_entries_along(c):
 def test_its_address_under_another_identity(c):
     """The number and the address of who left give nobody its rights."""
     db = c.workloads["db"]
-    guest = c.nodes[0].workload("guest2", "k8s:app=frontend", "any:guest=2")
+    guest = c.nodes[0].workload("guest2", "k8s:app=frontend", "k8s:guest=2")
     guest.register(wait="enforced,svid-ready")
     wait_until(lambda: guest.reaches(db, PORT, timeout=3), "the guest is let in")
     guest.unregister()
-    guest.labels = ["k8s:app=batch", "any:guest=2"]
+    guest.labels = ["k8s:app=batch", "k8s:guest=2"]
     with pytest.raises(LabError, match="address-in-quarantine"):
         guest.register()
     assert not guest.reaches(db, PORT)
