@@ -103,7 +103,8 @@ int cs_daemon_args_parse(struct cs_daemon *d, struct cs_daemon_args *args, int a
 
 void cs_daemon_help(const struct cs_daemon_spec *spec, FILE *out)
 {
-	fprintf(out, "%s: %s\n\nUsage: %s [OPTION...]\n\nOptions:\n", spec->program, spec->summary, spec->program);
+	fprintf(out, "%s: %s%s\n\nUsage: %s [OPTION...]\n\nOptions:\n", spec->program, spec->summary,
+		cs_full_stop(spec->summary), spec->program);
 	cs_options_help(standard, NSTANDARD, out);
 	if (spec->noptions)
 		fprintf(out, "\nInstead of running as a daemon, and what goes with it:\n");

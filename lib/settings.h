@@ -107,6 +107,8 @@ CS_MUST_USE int cs_settings_set(const struct cs_settings *s, void *config, const
 /* Frees what the fields hold, and leaves them empty. Takes a zeroed or half-filled config. */
 void cs_settings_free(const struct cs_settings *s, void *config);
 
+/* "." if the sentence lacks it, else "". */
+const char *cs_full_stop(const char *sentence);
 /* The section "settings" of --help, and the page for docs/reference/ (Markdown). */
 void cs_settings_help(const struct cs_settings *s, FILE *out);
 void cs_settings_reference(const struct cs_settings *s, const char *program, const char *summary, FILE *out);

@@ -8,6 +8,12 @@ static const char *shown_default(const struct cs_setting *row)
 	return row->def[0] ? row->def : row->type == CS_SETTING_LIST ? "[]" : "\"\"";
 }
 
+const char *cs_full_stop(const char *sentence)
+{
+	size_t n = strlen(sentence);
+	return n > 0 && sentence[n - 1] == '.' ? "" : ".";
+}
+
 void cs_settings_help(const struct cs_settings *s, FILE *out)
 {
 	char expects[256];
@@ -32,7 +38,7 @@ static void cell(FILE *out, const char *text)
 void cs_settings_reference(const struct cs_settings *s, const char *program, const char *summary, FILE *out)
 {
 	char expects[256];
-	fprintf(out, "# Settings of %s\n\n%s\n\n", program, summary);
+	fprintf(out, "# Settings of %s\n\n%s%s\n\n", program, summary, cs_full_stop(summary));
 	fprintf(out, "Made by `%s --print-reference` from the table that the program itself uses; do not edit.\n\n",
 		program);
 	fprintf(out,

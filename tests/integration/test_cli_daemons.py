@@ -162,3 +162,22 @@ def test_without_a_role(node, db):
             folder.chmod(0o755)
     err = node.run("identity", "list", user=65534, code=1).stderr
     assert "has your user a role there" in err and "directory.sock" in err
+
+
+def test_policy_check(node):
+    """The real compiler: findings are told, and a file that does not parse has its line."""
+    path = {"PATH": f"{BUILD / 'identity'}:{os.environ['PATH']}"}
+
+    def check(*args):
+        return subprocess.run([BUILD / "cli/countersign", "policy", "check", *args], capture_output=True, text=True,
+                              env=path, timeout=WAIT_S)
+    good = node.folder / "policy/db.yaml"
+    p = check(good)
+    assert p.returncode == 0 and "wider-than-written" in p.stdout, (p.stdout, p.stderr)
+    assert check("--strict", good).returncode == 1
+    assert json.loads(check(good, "-o", "json").stdout)
+    bad = node.folder / "bad.yaml"
+    bad.write_text(POLICY.replace("endpointSelector", "endpointSelektor"))
+    p = check(bad)
+    assert p.returncode == 1 and "bad.yaml" in p.stdout + p.stderr and "endpointSelektor" in p.stdout + p.stderr
+    assert check(node.folder / "none.yaml").returncode == 2
