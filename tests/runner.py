@@ -1,160 +1,300 @@
 """Runs the groups of tests and counts their cases. Called by tests/run.sh.
 
-A C test program speaks TAP (cmocka), a Python test writes JUnit XML (pytest), anything else is one case that its
-exit code decides. The last line is `N passed, N failed, N skipped`."""
+A C test program speaks TAP (cmocka), a Python file writes JUnit XML (pytest), anything else is one case that its
+exit code decides. A program that crashes, runs no case, leaves processes behind or is spoken of by a sanitizer has
+failed, whatever its cases say. The last line is `N passed, N failed, N skipped`."""
 import argparse
+import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from lab import sanitizers
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_S = 900  # of one program or one Python file
+BUILD_TIMEOUT_S = 3600
+INTERRUPTED_S = 60  # for what is interrupted to clean up
+RUNNING = set()  # process groups
+
+
+class Result:
+    """What one program came to. output is shown when something failed."""
+
+    def __init__(self, name, code, output, seconds, trouble=()):
+        self.name, self.code, self.output, self.seconds = name, code, output, seconds
+        self.trouble = list(trouble)  # failures of the program that are no case of its own
+        self.passed = self.failed = 0
+        self.skips = []  # reasons
 
 
 class Tally:
     def __init__(self):
         self.passed = self.failed = self.skipped = 0
         self.failures = []
+        self.lock = threading.Lock()
 
-    def add(self, name, passed, failed, skipped, seconds, output="", skips=()):
-        self.passed += passed
-        self.failed += failed
-        self.skipped += skipped
-        word = "FAILED" if failed else "ok"
-        rest = f", {failed} failed" if failed else ""
-        rest += f", {skipped} skipped" if skipped else ""
-        print(f"  {word:6} {name:46} {passed:4} passed{rest}  {seconds:6.1f} s", flush=True)
-        for reason in skips:
-            print(f"         skipped: {reason}")
-        if failed:
-            self.failures.append(name)
-            lines = output.strip().splitlines()
-            shown = lines if len(lines) <= 80 else lines[:15] + ["[...]"] + lines[-60:]
-            print("\n".join("       | " + line for line in shown), flush=True)
+    def add(self, r):
+        with self.lock:
+            failed = r.failed or int(bool(r.trouble))
+            self.passed += r.passed
+            self.failed += failed
+            self.skipped += len(r.skips)
+            rest = f", {failed} failed" if failed else ""
+            rest += f", {len(r.skips)} skipped" if r.skips else ""
+            print(f"  {'FAILED' if failed else 'ok':6} {r.name:46} {r.passed:4} passed{rest}  {r.seconds:6.1f} s")
+            for reason in r.skips:
+                print(f"         skipped: {reason}")
+            if failed:
+                self.failures.append(r.name)
+                lines = r.output.strip().splitlines()
+                shown = lines if len(lines) <= 120 else lines[:20] + ["[...]"] + lines[-100:]
+                print("\n".join("       | " + line for line in shown))
+                for what in r.trouble:
+                    print(f"       | {r.name}: {what}")
+            sys.stdout.flush()
+        return failed == 0
+
+    def trouble(self, name, what):
+        return self.add(Result(name, 1, "", 0, [what]))
 
 
-def run(args, env=None, timeout=TIMEOUT_S):
-    start = time.monotonic()
+# ---- one program ----
+
+def in_group(pgid):
+    """The processes of a process group that still run, as 'pid name'."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            head, _, tail = stat.read_text().rpartition(")")
+        except OSError:
+            continue
+        state, _, group = tail.split()[:3]
+        if int(group) == pgid and state not in "ZX":
+            found.append(head.replace("(", ""))
+    return found
+
+
+def interrupted(number, frame):
+    """Ctrl-C reaches the sessions of their own too, so that they clean up."""
+    for group in list(RUNNING):
+        signal_group(group, signal.SIGINT)
+    raise KeyboardInterrupt
+
+
+def signal_group(group, number):
     try:
-        p = subprocess.run(args, cwd=ROOT, env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL,
-                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout)
-        code, out = p.returncode, p.stdout
-    except subprocess.TimeoutExpired as e:
-        code, out = -1, (e.stdout or b"") + b"\n(no end within %d s)" % timeout
-    return code, out.decode(errors="replace"), time.monotonic() - start
+        os.killpg(group, number)
+    except ProcessLookupError:
+        pass
 
 
-def one(tally, name, args, env=None, timeout=TIMEOUT_S):
-    code, out, seconds = run(args, env, timeout)
-    tally.add(name, int(code == 0), int(code != 0), 0, seconds, out)
-    return code == 0
+def wait_end(p, timeout, trouble):
+    try:
+        code = p.wait(timeout)
+        if left := in_group(p.pid):
+            trouble.append(f"left running: {', '.join(left)}")
+        return code
+    except subprocess.TimeoutExpired:
+        trouble.append(f"no end within {timeout} s")
+        return -signal.SIGKILL
+    except KeyboardInterrupt:
+        p.wait(INTERRUPTED_S)
+        raise
 
 
-def build(tally, preset):
-    return one(tally, f"configure {preset}", ["cmake", "--preset", preset]) and one(
-        tally, f"build {preset}", ["cmake", "--build", "--preset", preset], timeout=1800)
+def run(name, args, env=None, timeout=TIMEOUT_S):
+    """Runs it in a session of its own, to its end or the timeout; nothing of it survives."""
+    trouble = []
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryDirectory(prefix="cs-reports-") as logs:
+        os.chmod(logs, 0o1777)  # daemons run as users of their own
+        start = time.monotonic()
+        p = subprocess.Popen([str(a) for a in args], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                             env={**os.environ, **sanitizers.environment(logs), **(env or {})}, start_new_session=True)
+        RUNNING.add(p.pid)
+        try:
+            code = wait_end(p, timeout, trouble)
+        finally:
+            signal_group(p.pid, signal.SIGKILL)
+            p.wait()
+            RUNNING.discard(p.pid)
+        seconds = time.monotonic() - start
+        out.seek(0)
+        text = out.read().decode(errors="replace")
+        for report in sorted(Path(logs).iterdir()):
+            text += f"\n--- {report.name}\n" + report.read_text(errors="replace")
+            trouble.append(f"a sanitizer's report ({report.name})")
+    return Result(name, code, text, seconds, trouble)
 
 
-def tap(tally, name, program, env=None):
-    code, out, seconds = run([str(program)], {"CMOCKA_MESSAGE_OUTPUT": "TAP", **(env or {})})
-    skips = re.findall(r"^ok \d+ .*# SKIP ?(.*)$", out, re.M | re.I)
-    good = len(re.findall(r"^ok \d+", out, re.M)) - len(skips)
-    bad = len(re.findall(r"^not ok \d+", out, re.M))
-    if bad == 0 and (code != 0 or good + len(skips) == 0):
-        bad = 1  # it crashed, leaked, or ran nothing
-    tally.add(name, good, bad, len(skips), seconds, out, skips)
+def ended(code):
+    return f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def unit(tally, preset):
-    if not build(tally, preset):
-        return
-    for program in sorted((ROOT / "build" / preset / "unit").iterdir()):
-        if program.name.startswith("test_") and os.access(program, os.X_OK) and program.is_file():
-            tap(tally, f"{preset}: {program.name[5:]}", program)
+def plain(tally, name, args, env=None, timeout=TIMEOUT_S):
+    r = run(name, args, env, timeout)
+    r.passed = int(r.code == 0 and not r.trouble)
+    if r.code != 0:
+        r.trouble.append(ended(r.code))
+    return tally.add(r)
+
+
+def read_tap(r):
+    """Counts the cases of r.output. cmocka says `not ok N # SKIP case`; what the case printed before that is why."""
+    planned, said = 0, ""
+    for line in r.output.splitlines():
+        if plan := re.match(r"1\.\.(\d+)$", line):
+            planned += int(plan[1])
+        elif skip := re.match(r"(?:not )?ok \d+ # SKIP ?(.*)", line):
+            r.skips.append(f"{skip[1]}: {said or 'no reason given'}")
+        elif line.startswith("ok "):
+            r.passed += 1
+        elif line.startswith("not ok "):
+            r.failed += 1
+        said = "" if re.match(r"(?:not )?ok ", line) else line
+    ran = r.passed + r.failed + len(r.skips)
+    if ran == 0:
+        r.trouble.append("no case ran")
+    elif ran < planned and not r.failed:
+        r.trouble.append(f"{planned - ran} of {planned} cases did not run")
+
+
+def tap(tally, name, program):
+    r = run(name, [program], {"CMOCKA_MESSAGE_OUTPUT": "TAP"})
+    read_tap(r)
+    if r.code != 0 and r.failed == 0:
+        r.trouble.append(ended(r.code))
+    return tally.add(r)
 
 
 def python(tally, preset, path):
     with tempfile.NamedTemporaryFile(suffix=".xml") as xml:
-        code, out, seconds = run(
-            ["/usr/bin/python3", "-m", "pytest", "-q", "-x" if "CS_FAIL_FAST" in os.environ else "-q", "--tb=short",
-             "-p", "no:cacheprovider", f"--junitxml={xml.name}", str(path.relative_to(ROOT))],
-            {"CS_BUILD": str(ROOT / "build" / preset), "PYTHONDONTWRITEBYTECODE": "1"})
+        r = run(f"{preset}: {path.stem[5:]}",
+                ["/usr/bin/python3", "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", "--durations=3",
+                 f"--junitxml={xml.name}", path.relative_to(ROOT)],
+                {"CS_BUILD": str(ROOT / "build" / preset), "PYTHONDONTWRITEBYTECODE": "1"})
         try:
-            suite = next(ET.parse(xml.name).getroot().iter("testsuite"))
-            total = int(suite.get("tests"))
-            bad = int(suite.get("failures")) + int(suite.get("errors"))
-            skipped = int(suite.get("skipped"))
-            skips = [f"{c.get('name')}: {s.get('message')}" for c in suite.iter("testcase") for s in c.iter("skipped")]
-        except (ET.ParseError, StopIteration):
-            total, bad, skipped, skips = 1, 1, 0, []
-    if code != 0 and bad == 0:
-        bad, total = 1, total + 1
-    tally.add(f"{preset}: {path.stem[5:]}", total - bad - skipped, bad, skipped, seconds, out, skips)
+            for case in ET.parse(xml.name).getroot().iter("testcase"):
+                if case.find("failure") is not None or case.find("error") is not None:
+                    r.failed += 1
+                elif case.find("skipped") is not None:
+                    r.skips.append(f"{case.get('name')}: {case.find('skipped').get('message')}")
+                else:
+                    r.passed += 1
+        except ET.ParseError:
+            r.trouble.append("pytest wrote no result")
+    if r.passed + r.failed + len(r.skips) == 0:
+        r.trouble.append("no case ran")
+    if r.code != 0 and r.failed == 0:
+        r.trouble.append(ended(r.code))
+    return tally.add(r)
 
 
-def integration(tally, preset):
+# ---- groups ----
+
+def build(tally, preset):
+    return plain(tally, f"configure {preset}", ["cmake", "--preset", preset]) and plain(
+        tally, f"build {preset}", ["cmake", "--build", "--preset", preset], timeout=BUILD_TIMEOUT_S)
+
+
+def at_once(work):
+    """Each (function, arguments...), as many at once as there are processors."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done in [pool.submit(*job) for job in work]:
+            done.result()
+
+
+def unit(tally, preset, rooms=None):
     if not build(tally, preset):
         return
-    for path in sorted((ROOT / "tests" / "integration").glob("test_*.py")):
+    listed = subprocess.run(["ctest", "--test-dir", f"build/{preset}", "--show-only=json-v1"], cwd=ROOT,
+                            capture_output=True, text=True, check=True).stdout
+    tests = [t for t in json.loads(listed)["tests"] if not rooms or t["name"].split("/")[0] in rooms]
+    if not tests:
+        tally.trouble(f"{preset}: unit", "there are no unit tests")
+    at_once((tap, tally, f"{preset}: {t['name']}", t["command"][0]) for t in tests)
+
+
+def files(tally, preset, folder):
+    if not build(tally, preset):
+        return
+    paths = sorted((ROOT / "tests" / folder).glob("test_*.py"))
+    if not paths:
+        tally.trouble(f"{preset}: {folder}", f"there are no tests in tests/{folder}")
+    for path in paths:
         python(tally, preset, path)
 
 
-def sanitizers(tally):
+def sanitized(tally):
     unit(tally, "asan-ubsan")
-    integration(tally, "asan-ubsan")
+    files(tally, "asan-ubsan", "integration")
+
+
+def tsan(tally):
+    unit(tally, "tsan", ("lib", "identity", "spire-adapter"))
+
+
+def fuzz_one(tally, name, seconds):
+    corpora = [*(ROOT / "tests" / "fuzz").glob(f"*/corpus/{name}"),
+               *(ROOT / "build" / "fuzz").glob(f"tests/fuzz/*/corpus/{name}")]
+    with tempfile.TemporaryDirectory(prefix="cs-fuzz-") as work:
+        plain(tally, f"fuzz {name} for {seconds} s",
+              [f"build/fuzz/fuzz/fuzz_{name}", f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=2048",
+               "-verbosity=0", "-print_final_stats=1", f"-artifact_prefix={work}/", work, *corpora],
+              {"ASAN_OPTIONS": "detect_leaks=1", "UBSAN_OPTIONS": "print_stacktrace=1"},
+              timeout=int(seconds) + TIMEOUT_S)
 
 
 def fuzz(tally):
-    seconds = os.environ.get("FUZZ_SECONDS", "10")
     if not build(tally, "fuzz"):
         return
-    for target in sorted((ROOT / "build" / "fuzz" / "fuzz").glob("fuzz_*")):
-        name = target.name[5:]
-        corpora = [str(d) for d in (ROOT / "tests" / "fuzz").glob(f"*/corpus/{name}")]
-        corpora += [str(d) for d in (ROOT / "build" / "fuzz").glob(f"tests/fuzz/*/corpus/{name}")]
-        with tempfile.TemporaryDirectory() as work:
-            one(tally, f"fuzz {name} for {seconds} s",
-                [str(target), f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=2048", "-verbosity=0",
-                 "-print_final_stats=1", f"-artifact_prefix={work}/", work, *corpora])
+    names = sorted(p.stem[5:] for p in (ROOT / "tests" / "fuzz").glob("*/fuzz_*.c"))
+    if not names:
+        tally.trouble("fuzz", "there are no fuzz targets")
+    at_once((fuzz_one, tally, name, os.environ.get("FUZZ_SECONDS", "10")) for name in names)
 
 
 def sources(*patterns):
     out = subprocess.run(["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return out.split()
+    return [s for s in out.splitlines() if (ROOT / s).is_file()]
+
+
+def first_line(path):
+    with (ROOT / path).open("rb") as f:
+        return f.readline(80)
 
 
 def format_(tally):
-    one(tally, "clang-format", ["clang-format", "--dry-run", "-Werror", *sources("*.c", "*.h")])
-    for script in [s for s in sources() if (ROOT / s).is_file() and (ROOT / s).open("rb").read(9) == b"#!/bin/sh"]:
-        one(tally, f"shell syntax {script}", ["sh", "-n", script])
-    one(tally, "python syntax", ["/usr/bin/python3", "-c",
-                                 "import ast,sys; [ast.parse(open(f).read(), f) for f in sys.argv[1:]]",
-                                 *sources("*.py")])
+    plain(tally, "clang-format", ["clang-format", "--dry-run", "-Werror", *sources("*.c", "*.h")])
+    scripts = [s for s in sources() if re.match(rb"#!/bin/(ba)?sh\b", first_line(s))]
+    for script in scripts:
+        shell = "bash" if b"bash" in first_line(script) else "sh"
+        plain(tally, f"shell syntax {script}", [shell, "-n", script])
+    plain(tally, "python syntax", ["/usr/bin/python3", "-c",
+                                   "import ast,sys; [ast.parse(open(f).read(), f) for f in sys.argv[1:]]",
+                                   *[s for s in sources() if s.endswith(".py") or b"python3" in first_line(s)]])
 
 
 def quickstart(tally):
-    one(tally, "deploy/quickstart.sh", ["deploy/quickstart.sh"])
-
-
-def tsan(tally):
-    if build(tally, "tsan"):
-        for name in ("lib", "identity", "spire-adapter"):
-            for program in sorted((ROOT / "build" / "tsan" / "unit").glob(f"test_{name}_*")):
-                tap(tally, f"tsan: {program.name[5:]}", program)
+    plain(tally, "deploy/quickstart.sh", ["deploy/quickstart.sh"])
 
 
 GROUPS = {
     "format": ("clang-format, shell and Python syntax", format_),
     "unit": ("unit tests, gcc, release build", lambda t: unit(t, "release")),
-    "clang": ("unit tests, clang, release build", lambda t: unit(t, "clang")),
-    "integration": ("daemons, namespaces and third parties, release build", lambda t: integration(t, "release")),
+    "structure": ("walls between rooms, the tree, what is installed", lambda t: files(t, "release", "structure")),
+    "integration": ("daemons, namespaces and third parties, release build", lambda t: files(t, "release", "integration")),
     "quickstart": ("the main job, as a newcomer runs it", quickstart),
-    "sanitizers": ("unit and integration tests under ASan and UBSan", sanitizers),
+    "clang": ("unit tests, clang, release build", lambda t: unit(t, "clang")),
+    "sanitizers": ("unit and integration tests under ASan and UBSan", sanitized),
     "tsan": ("unit tests of the rooms with worker threads under TSan", tsan),
     "fuzz": ("every parser under libFuzzer, FUZZ_SECONDS each (10)", fuzz),
 }
@@ -177,16 +317,25 @@ def main():
     if unknown:
         print(f"no such group: {unknown[0]} (there are: {', '.join(GROUPS)})", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGINT, interrupted)
+    signal.signal(signal.SIGTERM, interrupted)
     tally = Tally()
-    start = time.monotonic()
-    for name in args.groups or GROUPS:
+    times = []
+    for name in dict.fromkeys(args.groups or GROUPS):
         print(f"{name}: {GROUPS[name][0]}", flush=True)
+        start = time.monotonic()
         GROUPS[name][1](tally)
-    print(f"\n{(time.monotonic() - start) / 60:.1f} minutes")
+        times.append((name, time.monotonic() - start))
+    print("\n" + ", ".join(f"{name} {seconds:.0f} s" for name, seconds in times)
+          + f"; together {sum(s for _, s in times) / 60:.1f} minutes on {os.cpu_count()} processors")
     if tally.failures:
         print("failed: " + ", ".join(tally.failures))
     print(f"{tally.passed} passed, {tally.failed} failed, {tally.skipped} skipped")
     return int(tally.failed > 0)
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

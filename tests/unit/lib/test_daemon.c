@@ -375,8 +375,10 @@ static void test_serves(void **state)
 static void test_refused(void **state)
 {
 	(void)state;
-	if (geteuid() != 0)
+	if (geteuid() != 0) {
+		print_message("needs root to become another user\n");
 		skip();
+	}
 	int out, answers = 0, child;
 	struct text text = {0};
 	struct cs_grpc_status status;
