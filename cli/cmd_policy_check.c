@@ -9,15 +9,19 @@
 
 #define PROGRAM "countersign-identityd"
 
-/* The one beside this program, so that a version checks with its own compiler; else the one in PATH. */
+/* The one that came with this program (beside it, or installed in ../sbin), so that a version checks with its own compiler;
+ * else the one in PATH. */
 static void exec_program(char **argv)
 {
+	static const char *const places[] = {PROGRAM, "../sbin/" PROGRAM};
 	char path[CS_PATH];
-	ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - sizeof(PROGRAM));
-	path[n > 0 ? n : 0] = '\0';
-	char *slash = strrchr(path, '/');
-	if (slash) {
-		strcpy(slash + 1, PROGRAM);
+	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
+		ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - sizeof("../sbin/" PROGRAM));
+		path[n > 0 ? n : 0] = '\0';
+		char *slash = strrchr(path, '/');
+		if (!slash)
+			break;
+		strcpy(slash + 1, places[i]);
 		execv(path, argv);
 	}
 	execvp(PROGRAM, argv);
