@@ -10,6 +10,7 @@
 #include <countersign/v1/status.pb-c.h>
 #include <countersign/v1/svids.pb-c.h>
 #include "instance.h"
+#include "settings.h"
 
 const struct cs_service cs_service_directory = {"identityd", "countersign-identityd", "directory.sock",
 				&countersign__v1__directory__descriptor},
@@ -39,6 +40,7 @@ static int exit_of(enum cs_grpc_code code)
 	case CS_GRPC_UNAUTHENTICATED:
 	case CS_GRPC_FAILED_PRECONDITION:
 	case CS_GRPC_OUT_OF_RANGE:
+	case CS_GRPC_ABORTED:
 		return CS_REFUSED;
 	default:
 		return CS_FAILED;
@@ -68,8 +70,10 @@ static void explain(const struct cs_cli *cli, const struct cs_service *s, const 
 	if (status->code == CS_GRPC_UNAVAILABLE) {
 		explain_unavailable(s, path, status->message, e);
 	} else if (status->code == CS_GRPC_DEADLINE_EXCEEDED) {
-		cs_error_set(e, -ETIMEDOUT, "%s gave no answer at %s within %lld ms (%s); --timeout waits longer",
-			s->program, path, (long long)cli->timeout_ms, status->message);
+		char timeout[32];
+		cs_duration_format(cli->timeout_ms, timeout);
+		cs_error_set(e, -ETIMEDOUT, "%s gave no answer at %s within %s (%s); --timeout waits longer",
+			s->program, path, timeout, status->message);
 	} else {
 		const char *reason = status->reason == CS_R_NONE ? "" : cs_reason_name(status->reason);
 		cs_error_reason(e, -EIO, status->reason, "%s: %s%s%s", s->program,

@@ -7,6 +7,7 @@
 #include "client.h"
 #include "doc.h"
 #include "endpoint.h"
+#include "settings.h"
 #include "view.h"
 
 #define LABELS    64
@@ -226,16 +227,21 @@ static bool explain_wait(const struct cs_cli *cli, struct registration *r, struc
 {
 	json_t *list = json_array();
 	struct cs_error ignored;
+	char timeout[32];
 	size_t i;
 	const json_t *endpoint, *c;
 	struct cs_cli brief = *cli;
 	brief.timeout_ms = 2000;
 	int code = read_list(&brief, list, &ignored);
-	json_array_foreach(list, i, endpoint) if (strcmp(json_string_value(json_object_get(endpoint, "id")),
-							  r->spec.id) == 0) r->answer = json_incref((json_t *)endpoint);
+	json_array_foreach(list, i, endpoint)
+	{
+		if (!r->answer && strcmp(json_string_value(json_object_get(endpoint, "id")), r->spec.id) == 0)
+			r->answer = json_incref((json_t *)endpoint);
+	}
 	json_decref(list);
 	if (code != CS_OK || !r->answer)
 		return false;
+	cs_duration_format(cli->timeout_ms, timeout);
 	json_array_foreach(json_object_get(r->answer, "conditions"), i, c)
 	{
 		const char *step = json_string_value(json_object_get(c, "step"));
@@ -243,9 +249,9 @@ static bool explain_wait(const struct cs_cli *cli, struct registration *r, struc
 		const char *detail = json_string_value(json_object_get(json_object_get(c, "reason"), "detail"));
 		if (json_is_true(json_object_get(c, "met")) || !waited_for(r, step))
 			continue;
-		cs_error_set(e, -ETIMEDOUT, "endpoint %s is registered, but not %s within %lld ms: %s%s%s", r->spec.id,
-			step, (long long)cli->timeout_ms, reason ? reason : "no reason given",
-			detail && *detail ? ": " : "", detail ? detail : "");
+		cs_error_set(e, -ETIMEDOUT, "endpoint %s is registered, but not %s within %s: %s%s%s", r->spec.id, step,
+			timeout, reason ? reason : "no reason given", detail && *detail ? ": " : "",
+			detail ? detail : "");
 		break;
 	}
 	return true;

@@ -113,7 +113,7 @@ def test_registered(node, db):
 
 def test_wait_fails_without_authd(node, db):
     p = node.register("web", "v1", "10.0.1.6", "--timeout", "500ms", code=4)
-    assert "endpoint web is registered, but not enforced within 500 ms: datapath-down" in p.stderr
+    assert "endpoint web is registered, but not enforced within 500ms: datapath-down" in p.stderr
     assert json.loads(p.stdout)["id"] == "web"
     assert node.json("endpoint", "unregister", "web") == {"unregistered": "web"}
     assert "not-registered" in node.run("endpoint", "unregister", "web", code=3).stderr
