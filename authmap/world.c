@@ -117,8 +117,8 @@ static void unclaim(struct cs_world *w, struct owner **owners, size_t *n)
 	*n = 0;
 }
 
-/* Keeps the claims if they are the same, so that order and rows stay. */
-static void claim_all(struct cs_world *w, struct endpoint *ep, struct node *n,
+/* Keeps the claims if they are the same, so that order and rows stay. True: they are others now. */
+static bool claim_all(struct cs_world *w, struct endpoint *ep, struct node *n,
 	Countersign__V1__Address *const *addresses, size_t count, struct cs_ip *ips, struct owner **owners,
 	size_t *nowners)
 {
@@ -128,12 +128,13 @@ static void claim_all(struct cs_world *w, struct endpoint *ep, struct node *n,
 	if (count == *nowners && memcmp(wanted, ips, count * sizeof(*ips)) == 0) {
 		for (size_t i = 0; i < count; i++)
 			CS_WORLD_DIRTY(w->dirty_addrs, owners[i]->addr);
-		return;
+		return false;
 	}
 	unclaim(w, owners, nowners);
 	memcpy(ips, wanted, count * sizeof(*ips));
 	for (; *nowners < count; (*nowners)++)
 		owners[*nowners] = claim(w, &ips[*nowners], ep, n);
+	return true;
 }
 
 void cs_world_host_addr(struct cs_world *w, const struct cs_ip *ip, bool present)
@@ -222,12 +223,12 @@ static void node_record(struct cs_world *w, bool deleted, const Countersign__V1_
 			node_unlist(w, n);
 		return;
 	}
-	n->listed = n->changed = true;
+	n->listed = true;
 	n->mark = w->mark;
 	n->gone = r->gone;
 	n->port = (uint16_t)r->port;
 	snprintf(n->path, sizeof(n->path), "%s", r->path);
-	claim_all(w, NULL, n, r->addresses, r->n_addresses, n->ips, n->addrs, &n->naddrs);
+	n->changed |= claim_all(w, NULL, n, r->addresses, r->n_addresses, n->ips, n->addrs, &n->naddrs);
 	node_self(w, n, r->self);
 	CS_WORLD_DIRTY(w->dirty_nodes, n);
 }

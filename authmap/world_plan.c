@@ -67,12 +67,20 @@ static void plan_ifaces(struct cs_world *w)
 	}
 }
 
+static void dirty_all_ifaces(struct cs_world *w)
+{
+	struct iface *f, *next;
+	HASH_ITER (hh, w->ifaces, f, next)
+		if (f->endpoints)
+			CS_WORLD_DIRTY(w->dirty_ifaces, f);
+}
+
 static void addr_drop(struct cs_world *w, struct addr *a)
 {
 	if (a->owners || a->host || a->has_shadow || a->dirty)
 		return;
-	if (a->no_room)
-		w->no_room_addrs--;
+	if (a->no_room && --w->no_room_addrs == 0)
+		dirty_all_ifaces(w);
 	HASH_DEL(w->addrs, a);
 	free(a);
 }
@@ -98,8 +106,8 @@ static void prefix_drop(struct cs_world *w, struct prefix *p)
 {
 	if (p->identity || p->depends || p->has_shadow || p->dirty)
 		return;
-	if (p->no_room)
-		w->no_room_addrs--;
+	if (p->no_room && --w->no_room_addrs == 0)
+		dirty_all_ifaces(w);
 	HASH_DEL(w->prefixes, p);
 	free(p);
 }
@@ -212,14 +220,6 @@ static bool no_room(bool *flag, bool failed, size_t *count)
 		*count += failed ? 1 : (size_t)-1;
 	*flag = failed;
 	return was != (*count > 0);
-}
-
-static void dirty_all_ifaces(struct cs_world *w)
-{
-	struct iface *f, *next;
-	HASH_ITER (hh, w->ifaces, f, next)
-		if (f->endpoints)
-			CS_WORLD_DIRTY(w->dirty_ifaces, f);
 }
 
 static bool done_addr(struct cs_world *w, const struct cs_op *o, bool failed)
