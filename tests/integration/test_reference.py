@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 BUILD = Path(os.environ.get("CS_BUILD", ROOT / "build" / "release")).resolve()
 CLI = BUILD / "cli" / "countersign"
-DAEMONS = {p.name: p for p in sorted(BUILD.glob("*/countersign-*")) if p.is_file()}
+DAEMONS = {p.name: p for p in sorted(BUILD.glob("*/countersign-*")) if p.is_file() and os.access(p, os.X_OK)}
 PAGES = {p.stem: p for p in (ROOT / "docs" / "reference").glob("*.md")}
 
 
