@@ -4,6 +4,7 @@
     a, b -- node1 -- router -- node2 -- c, d
 
 The router has no identity and an address of the world."""
+import contextlib
 import os
 import queue
 import subprocess
@@ -12,10 +13,10 @@ import time
 import uuid
 from pathlib import Path
 
-from .netns import Netns, address, veth
+from lab.netns import Netns, address, veth
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-BUILD = Path(os.environ.get("CS_BUILD", ROOT / "build" / "debug"))
+BUILD = Path(os.environ.get("CS_BUILD", ROOT / "build" / "release"))
 TOOL = BUILD / "integration" / "lab_datapath"
 BPFFS = "/sys/fs/bpf"
 DEADLINE_S = 5.0
@@ -25,21 +26,50 @@ EP_DHCP, EP_AUDIT, EP_DEPENDS, EP_FLOWS = 1, 2, 4, 8
 HOST, WORLD, REMOTE_NODE = 1, 2, 6
 NODE_AUDIT, NODE_HOLD, NODE_HOST_PASSES = 1, 2, 4
 REPLY_TO, REPLY_FROM = 1 << 62, 1 << 61
-TOTAL_MS = 600_000
 
 HALVES = [("tcx", "kfunc"), ("clsact", "pseudo-header")]
 
 
-def wait_for(what, timeout=DEADLINE_S):
-    """Calls what() until it is true. The kernel announces no counter, so this asks, without a pause to speak of."""
+def wait_for(condition, timeout=DEADLINE_S, what=None):
+    """Calls condition() until it is true. The kernel announces no counter, so this asks, without a pause to speak of."""
     end = time.monotonic() + timeout
     while True:
-        value = what()
+        value = condition()
         if value:
             return value
         if time.monotonic() > end:
-            raise AssertionError(f"not within {timeout} s: {what}")
+            raise AssertionError(f"not within {timeout} s: {what() if what else condition}")
         time.sleep(0.002)
+
+
+class Sniffer:
+    """Every frame that arrives at an interface."""
+
+    def __init__(self, ns, ifname="eth0"):
+        self.socket = ns.packet(ifname)
+        self.seen = []
+
+    def frames(self):
+        while True:
+            try:
+                self.seen.append(self.socket.recv(70000))
+            except BlockingIOError:
+                return self.seen
+
+    def saw(self, marker):
+        return any(marker in f for f in self.frames())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+
+def send_frames(ns, ifname, frames):
+    with ns.packet(ifname) as s:
+        for f in frames:
+            s.send(bytes(f))
 
 
 class Datapath:
@@ -95,6 +125,20 @@ class Datapath:
                 raise AssertionError(f"no event '{prefix}' within {timeout} s") from None
             if text.startswith(prefix):
                 return text
+
+    @contextlib.contextmanager
+    def counting(self, **expected):
+        """Exactly these reasons are counted meanwhile: policy_deny__from=3 is policy-deny/from=3."""
+        before = self.counts()
+        yield
+        want = {k.replace("__", "/").replace("_", "-"): n for k, n in expected.items()}
+
+        def more():
+            now = self.counts()
+            return {k: v - before.get(k, 0) for k, v in now.items() if v != before.get(k, 0)}
+
+        wait_for(lambda: all(more().get(k, 0) >= n for k, n in want.items()), what=lambda: f"{want}, but {more()}")
+        assert more() == want
 
     def forget_events(self):
         while not self.events.empty():
@@ -199,6 +243,7 @@ class Lab:
                 for family in (4, 6):
                     dp("addr", w.ip(family), w.identity, 0, 0)
                 for peer in self.workloads:
+                    dp("unpolicy", w.identity, peer.identity)
                     dp("unauth", w.identity, peer.identity, 0 if peer.node is node else 1)
             for w in other.workloads:
                 for family in (4, 6):
@@ -210,6 +255,20 @@ class Lab:
             for w in node.workloads:
                 w.register()
             dp.forget_events()
+
+    def reach(self, x, y, family=4, timeout=1.0):
+        """Does a UDP datagram of x arrive at y? And its answer at x?"""
+        there, here = y.ns.udp(y.ip(family), timeout=timeout), x.ns.udp(x.ip(family), timeout=timeout)
+        try:
+            here.sendto(b"ask", there.getsockname()[:2])
+            data, sender = there.recvfrom(100)
+            there.sendto(b"answer", sender)
+            return here.recvfrom(100)[0] == b"answer"
+        except TimeoutError:
+            return False
+        finally:
+            there.close()
+            here.close()
 
     def authenticate(self, left, right, left_flags=0, right_flags=0):
         """Entries at both ends, as a handshake leaves them."""

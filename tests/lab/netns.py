@@ -93,12 +93,9 @@ class Netns:
             return socket.if_nametoindex(ifname)
 
     def mac(self, ifname):
-        with self.entered(), open(f"/proc/self/net/dev"):
-            s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        with self.socket(socket.AF_PACKET, socket.SOCK_RAW) as s:
             s.bind((ifname, 0))
-            mac = s.getsockname()[4]
-            s.close()
-        return mac
+            return s.getsockname()[4].hex(":")
 
     def netstat(self, name):
         """A counter of /proc/net/snmp, snmp6 or netstat by its name, e.g. Tcp:InCsumErrors or Udp6InCsumErrors."""

@@ -135,6 +135,14 @@ static int do_policy(char **w, int n, char *text, struct cs_error *e)
 	return cs_datapath_policy_put(lab.dp, &key, &row, e);
 }
 
+static int do_unpolicy(char **w, int n, char *text, struct cs_error *e)
+{
+	struct cs_policy_key key = {.local = (uint32_t)atoi(w[0]), .remote = (uint32_t)strtoul(w[1], NULL, 10)};
+	(void)n;
+	(void)text;
+	return cs_datapath_policy_del(lab.dp, &key, e);
+}
+
 /* auth LOCAL REMOTE NODE MS FLAGS: without the hold; release: with it */
 static int do_auth(char **w, int n, char *text, struct cs_error *e)
 {
@@ -304,11 +312,11 @@ static const struct command {
 	int words;
 	command_fn run;
 } commands[] = {{"endpoint", 8, do_endpoint}, {"unendpoint", 1, do_unendpoint}, {"addr", 4, do_addr},
-	{"prefix", 3, do_prefix}, {"policy", 4, do_policy}, {"auth", 5, do_auth}, {"release", 5, do_release},
-	{"unauth", 3, do_unauth}, {"refuse", 4, do_refuse}, {"answer", 1, do_answer}, {"attach", 1, do_attach},
-	{"suitable", 1, do_suitable}, {"check", 1, do_check}, {"state", 1, do_state}, {"detach", 0, do_detach},
-	{"unpin", 0, do_unpin}, {"flags", 1, do_flags}, {"alive", 1, do_alive}, {"counts", 0, do_counts},
-	{"stats", 0, do_stats}, {"mode", 0, do_mode}};
+	{"prefix", 3, do_prefix}, {"policy", 4, do_policy}, {"unpolicy", 2, do_unpolicy}, {"auth", 5, do_auth},
+	{"release", 5, do_release}, {"unauth", 3, do_unauth}, {"refuse", 4, do_refuse}, {"answer", 1, do_answer},
+	{"attach", 1, do_attach}, {"suitable", 1, do_suitable}, {"check", 1, do_check}, {"state", 1, do_state},
+	{"detach", 0, do_detach}, {"unpin", 0, do_unpin}, {"flags", 1, do_flags}, {"alive", 1, do_alive},
+	{"counts", 0, do_counts}, {"stats", 0, do_stats}, {"mode", 0, do_mode}};
 
 static void run_line(char *line)
 {
