@@ -3,14 +3,14 @@ import json
 import os
 import re
 import subprocess
-import threading
-from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-BUILD = Path(os.environ.get("CS_BUILD", ROOT / "build" / "release")).resolve()
-WAIT_S = 60
+from lab.daemon import BUILD, NOBODY, WAIT_S, Daemon
+from lab.netns import Netns
+
+CLI = BUILD.resolve() / "cli/countersign"
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="needs root for a network namespace")
 
 POLICY = """
@@ -26,54 +26,27 @@ spec:
 """
 
 
-class Daemon:
-    """Started, and serving; its log is read on the side."""
-
-    def __init__(self, *args):
-        self.process = subprocess.Popen([str(a) for a in args], stderr=subprocess.PIPE, text=True)
-        self.log, self.ready = [], threading.Event()
-        self.reader = threading.Thread(target=self._read)
-        self.reader.start()
-        assert self.ready.wait(WAIT_S) and self.process.poll() is None, self.log
-
-    def _read(self):
-        for line in self.process.stderr:
-            self.log.append(line)
-            if '"msg":"serving"' in line:
-                self.ready.set()
-        self.ready.set()
-
-    def stop(self):
-        self.process.terminate()
-        code = self.process.wait(WAIT_S)
-        self.reader.join()
-        return code
-
-
 class Node:
     def __init__(self, folder):
-        self.ns, self.path, self.folder = f"cs-cli-{os.getpid()}", folder / "n1", folder
-        self.enter = ["ip", "netns", "exec", self.ns]
-        subprocess.run(["ip", "netns", "add", self.ns], check=True)
-        for command in ("ip link set lo up", "ip link add v0 type veth peer name v1", "ip link set v0 up"):
-            subprocess.run([*self.enter, *command.split()], check=True)
+        self.ns, self.path, self.folder, self.daemons = Netns("cli"), folder / "n1", folder, []
+        self.ns.ip("link", "add", "v0", "type", "veth", "peer", "name", "v1")
+        self.ns.ip("link", "set", "v0", "up")
         (folder / "policy").mkdir()
         (folder / "policy" / "db.yaml").write_text(POLICY)
-        self.daemons = []
 
     def start(self, program, *args):
-        self.daemons.append(Daemon(*self.enter, BUILD / program, "--instance", self.path, "--set", "trust_domain=example.org",
-                                   "--set", "node.name=n1", *args))
-        return self.daemons[-1]
+        with self.ns.entered():
+            self.daemons.append(Daemon(program, "--instance", self.path, "--set", "trust_domain=example.org", "--set",
+                                       "node.name=n1", *args))
 
     def stop(self):
-        codes = [d.stop() for d in reversed(self.daemons)]
-        subprocess.run(["ip", "netns", "del", self.ns], check=True)
-        assert codes == [0] * len(codes)
+        for d in reversed(self.daemons):
+            d.stop()
+        self.ns.close()
 
     def run(self, *args, code=0, user=None):
         as_user = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"] if user else []
-        p = subprocess.run([*self.enter, *as_user, BUILD / "cli/countersign", "--instance", str(self.path), *args],
+        p = subprocess.run(["nsenter", f"--net={self.ns.path}", *as_user, CLI, "--instance", str(self.path), *args],
                            capture_output=True, text=True, timeout=WAIT_S, cwd="/")
         assert p.returncode == code, (p.returncode, p.stdout, p.stderr)
         return p
@@ -144,15 +117,15 @@ def test_status_and_metrics(node, db):
     daemons = {d["daemon"]: d for d in node.json("status", code=1)["daemons"]}
     assert daemons["identityd"]["running"] and daemons["spire-adapter"]["running"] and not daemons["authd"]["running"]
     assert daemons["identityd"]["role"] == "all" and daemons["identityd"]["node"] == "n1"
-    x = Daemon(*node.enter, BUILD / "cli/countersign", "--instance", node.path, "exporter", "--listen", "127.0.0.1:0")
-    url = next(json.loads(line)["url"] for line in x.log if '"url"' in line)
-    text = subprocess.run([*node.enter, "/usr/bin/python3", "-c", "import sys, urllib.request as u; "
-                           "print(u.urlopen(sys.argv[1]).read().decode())", url], capture_output=True, text=True, check=True)
-    from prometheus_client.parser import text_string_to_metric_families
-    up = {s.labels["daemon"]: s.value for f in text_string_to_metric_families(text.stdout) for s in f.samples
+    with node.ns.entered():
+        x = Daemon("cli/countersign", "--instance", node.path, "exporter", "--listen", "127.0.0.1:0")
+    url = re.search(r'"url":"([^"]+)"', x.output())[1]
+    text = node.ns.exec("/usr/bin/python3", "-c", "import sys, urllib.request as u; "
+                        "print(u.urlopen(sys.argv[1]).read().decode())", url)
+    up = {s.labels["daemon"]: s.value for f in text_string_to_metric_families(text) for s in f.samples
           if s.name == "countersign_up"}
     assert up == {"identityd": 1, "spire-adapter": 1, "authd": 0}
-    assert x.stop() == 0
+    x.stop()
 
 
 def test_without_a_role(node, db):
@@ -160,16 +133,16 @@ def test_without_a_role(node, db):
     for folder in (node.path, *node.path.parents):
         if str(folder).startswith("/tmp/"):
             folder.chmod(0o755)
-    err = node.run("identity", "list", user=65534, code=1).stderr
+    err = node.run("identity", "list", user=NOBODY, code=1).stderr
     assert "has your user a role there" in err and "directory.sock" in err
 
 
 def test_policy_check(node):
     """The real compiler: findings are told, and a file that does not parse has its line."""
-    path = {"PATH": f"{BUILD / 'identity'}:{os.environ['PATH']}"}
+    path = {"PATH": f"{BUILD.resolve() / 'identity'}:{os.environ['PATH']}"}
 
     def check(*args):
-        return subprocess.run([BUILD / "cli/countersign", "policy", "check", *args], capture_output=True, text=True,
+        return subprocess.run([CLI, "policy", "check", *args], capture_output=True, text=True,
                               env=path, timeout=WAIT_S)
     good = node.folder / "policy/db.yaml"
     p = check(good)
