@@ -20,6 +20,7 @@
 
 struct attempt; /* authenticate.c */
 struct cs_auth_service;
+struct cs_authd_checks;
 struct cs_authd_metrics;
 
 struct cs_authd {
@@ -59,8 +60,7 @@ struct cs_authd {
 	struct cs_admission *admission;
 
 	struct cs_authd_metrics *metrics;
-	struct cs_check *check_directory, *check_svids, *check_handshakers, *check_signer, *check_listen,
-		*check_datapath, *check_room;
+	struct cs_authd_checks *checks;
 	struct cs_timer second, pump;
 	int64_t next_revocation_unix_s; /* 0: none is written ahead */
 	bool synced;                    /* directory and SVIDs have both said so: adopted entries were looked at */

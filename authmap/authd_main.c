@@ -9,10 +9,12 @@
 #include <sys/resource.h>
 #include <unistd.h>
 #include "authd.h"
+#include "authd_checks.h"
 #include "authd_metrics.h"
 #include "authenticate.h"
 #include "entries.h"
 #include "log.h"
+#include "service_auth.h"
 
 #define PORT_DEFAULT 4250
 
@@ -196,6 +198,7 @@ static void on_second(struct cs_timer *t)
 	watch_revocations(a);
 	cs_entries_tick(a);
 	cs_authenticate_tick(a);
+	cs_authd_checks_tick(a);
 }
 
 static void on_pump(struct cs_timer *t)
@@ -232,7 +235,8 @@ static int open_datapath(struct cs_authd *a, struct cs_error *e)
 		return r;
 	struct cs_datapath_config config = cs_authd_datapath_config(a->config, name);
 	struct cs_hold_config hold = {.instance = name, .max_bytes = (size_t)a->config->hold_bytes};
-	struct cs_hold_callbacks callbacks = {.on_miss = cs_authenticate_miss, .data = a};
+	struct cs_hold_callbacks callbacks = {
+		.on_miss = cs_authenticate_miss, .on_drop = cs_auth_service_drop, .data = a};
 	if (!(a->dp = cs_datapath_open(&config, e)) || !(a->attach = cs_attach_new(a->dp, on_attach_change, a, e)) ||
 		!(a->hold = cs_hold_new(a->loop, a->dp, &hold, &callbacks, e)))
 		return e->code;
@@ -316,11 +320,6 @@ static void raise_limits(void)
 	}
 }
 
-static void on_event(void *data)
-{
-	(void)data;
-}
-
 static int start(struct cs_daemon *d, struct cs_error *e)
 {
 	struct cs_svid_callbacks svids = {.on_svid = on_svid, .on_bundle = on_bundle, .on_synced = on_svids_synced};
@@ -338,8 +337,9 @@ static int start(struct cs_daemon *d, struct cs_error *e)
 	a->world = cs_world_new(seeds[1]);
 	a->svids = cs_svids_new(&svids);
 	a->pairs = cs_pairs_new((size_t)(a->config->entries + a->config->pending));
-	a->events = cs_events_new(on_event, a);
+	a->events = cs_events_new(cs_auth_service_event, a);
 	a->metrics = cs_authd_metrics_new(a);
+	a->checks = cs_authd_checks_new(a);
 	raise_limits();
 	cs_timer_init(&a->second, a->loop, on_second, a);
 	cs_timer_init(&a->pump, a->loop, on_pump, a);
@@ -352,8 +352,11 @@ static int start(struct cs_daemon *d, struct cs_error *e)
 		r = open_network(a, e);
 	if (r == 0)
 		r = open_streams(a, e);
+	if (r == 0)
+		r = (a->service = cs_auth_service_new(a, e)) ? 0 : e->code;
 	if (r < 0)
 		return r;
+	cs_authd_checks_tick(a);
 	cs_timer_start(&a->second, 1000, 1000);
 	cs_timer_start(&a->pump, CS_TRY_AGAIN_MS, CS_TRY_AGAIN_MS);
 	cs_daemon_ready(d);
@@ -367,6 +370,8 @@ static void stop(struct cs_daemon *d)
 		return;
 	cs_timer_close(&a->second, NULL);
 	cs_timer_close(&a->pump, NULL);
+	cs_auth_service_close(a->service);
+	a->service = NULL;
 	if (a->admission)
 		cs_authenticate_stop(a);
 	cs_netlink_close(a->netlink);
@@ -395,6 +400,7 @@ static void fini(struct cs_daemon *d)
 	cs_attach_free(a->attach);
 	cs_datapath_free(a->dp);
 	cs_admission_free(a->admission);
+	cs_authd_checks_free(a->checks);
 	cs_authd_metrics_free(a->metrics);
 	cs_events_free(a->events);
 	cs_pairs_free(a->pairs);

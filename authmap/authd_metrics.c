@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 #include "authenticate.h"
+#include "service_auth.h"
 
 struct cs_authd_metrics {
 	struct cs_authd *a;
@@ -9,6 +10,7 @@ struct cs_authd_metrics {
 	struct cs_metric *entries, *pairs, *attempts, *waiting, *known, *no_room;
 	struct cs_metric *held, *held_bytes, *held_total, *released_total, *hold_dropped, *signals, *send_failed,
 		*malformed;
+	struct cs_metric *datapath, *endpoints, *readers;
 	struct cs_metric *handshakers, *restarts, *silent, *operations, *failures, *clock_jumps;
 };
 
@@ -57,6 +59,23 @@ static void read_hold(struct cs_authd_metrics *m)
 				m->hold_dropped, (double)s->dropped[reason], cs_reason_name((enum cs_reason)reason));
 }
 
+static void count_endpoint(const struct cs_world_endpoint *ep, void *data)
+{
+	struct cs_authd_metrics *m = data;
+	cs_metric_add(m->endpoints, 1, ep->enforced ? "enforced" : "closed", cs_reason_name(ep->reason));
+}
+
+static void read_datapath(struct cs_authd_metrics *m)
+{
+	const struct cs_authd *a = m->a;
+	cs_metric_set(m->datapath, 1, cs_attach_mode_name(cs_datapath_attach_mode(a->dp)),
+		cs_csum_mode_name(cs_datapath_csum_mode(a->dp)), a->config->hold ? "on" : "off",
+		a->config->audit ? "audit" : "enforce");
+	cs_metric_clear(m->endpoints);
+	cs_metric_set(m->endpoints, 0, "closed", cs_reason_name(CS_R_SHADOWED));
+	cs_world_each_endpoint(a->world, count_endpoint, m);
+}
+
 static void on_render(void *data)
 {
 	struct cs_authd_metrics *m = data;
@@ -84,6 +103,9 @@ static void on_render(void *data)
 	cs_metric_set(m->operations, (double)a->apply.operations);
 	cs_metric_set(m->failures, (double)a->apply.failures);
 	cs_metric_set(m->clock_jumps, (double)a->clock_jumps);
+	if (a->service)
+		cs_metric_set(m->readers, (double)cs_auth_service_readers(a->service));
+	read_datapath(m);
 	read_hold(m);
 	read_drops(m);
 }
@@ -97,6 +119,13 @@ static void make_gauges(struct cs_authd_metrics *m, struct cs_metrics *r)
 	m->waiting = cs_gauge(r, "countersign_handshakes_waiting", "Pairs that wait for a free handshake", NULL, 1);
 	m->known = cs_gauge(r, "countersign_known", "What the directory says there is", "kind", 16);
 	m->no_room = cs_gauge(r, "countersign_map_rows_without_room", "Rows that found no room in a map", NULL, 1);
+	m->datapath = cs_gauge(
+		r, "countersign_datapath_info", "How the datapath works: always 1", "attach,csum,hold,mode", 2);
+	m->endpoints = cs_gauge(r, "countersign_local_endpoints",
+		"Endpoints of this node by condition: a reason other than none says why not enforced, or what is "
+		"degraded",
+		"state,reason", 64);
+	m->readers = cs_gauge(r, "countersign_event_readers", "Calls of Auth.Events", NULL, 1);
 	m->held = cs_gauge(r, "countersign_held_packets", "Packets held now", NULL, 1);
 	m->held_bytes = cs_gauge(r, "countersign_held_bytes", "Bytes of the packets held now", NULL, 1);
 	m->handshakers = cs_gauge(r, "countersign_handshakers_ready", "Handshakers that take work", NULL, 1);

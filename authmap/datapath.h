@@ -72,9 +72,12 @@ CS_MUST_USE int cs_datapath_prefix_put(struct cs_datapath *dp, int family, const
 	const struct cs_addr *addr, struct cs_error *e);
 CS_MUST_USE int cs_datapath_prefix_del(
 	struct cs_datapath *dp, int family, const void *ip, uint32_t bits, struct cs_error *e);
+/* The row that a packet with this address meets: exact, else the longest prefix, else CS_ID_WORLD. */
+CS_MUST_USE int cs_datapath_addr_find(struct cs_datapath *dp, int family, const void *ip, struct cs_addr *ret);
 
 CS_MUST_USE int cs_datapath_policy_put(
 	struct cs_datapath *dp, const struct cs_policy_key *key, const struct cs_policy *policy, struct cs_error *e);
+CS_MUST_USE int cs_datapath_policy_get(struct cs_datapath *dp, const struct cs_policy_key *key, struct cs_policy *ret);
 CS_MUST_USE int cs_datapath_policy_del(struct cs_datapath *dp, const struct cs_policy_key *key, struct cs_error *e);
 
 /* Entries. Those of a pair whose packets are held are written by cs_hold_release (hold.h), which keeps the order. */
@@ -124,6 +127,7 @@ CS_MUST_USE int cs_datapath_each(struct cs_datapath *dp, enum cs_map map,
 /* cs_config: single fields, stored into the shared page. */
 void cs_datapath_set_alive(struct cs_datapath *dp, uint64_t now_ns);
 void cs_datapath_set_flags(struct cs_datapath *dp, uint32_t node_flags); /* enum cs_node_flags */
+struct cs_config cs_datapath_get_config(const struct cs_datapath *dp);
 
 /* What was dropped (would = false) or would have been (true) for a reason at a hook, all CPUs. */
 CS_MUST_USE int cs_datapath_count(

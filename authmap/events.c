@@ -8,6 +8,7 @@ struct cs_events {
 	void (*on_added)(void *data);
 	void *data;
 	uint64_t next; /* seq of the next one; the first is 1 */
+	uint64_t pair_seq;
 	struct cs_event ring[CS_EVENTS_KEPT];
 };
 
@@ -47,6 +48,7 @@ void cs_events_add(struct cs_events *e, const struct cs_event *event)
 	struct cs_event *slot = &e->ring[e->next % CS_EVENTS_KEPT];
 	*slot = *event;
 	slot->seq = e->next++;
+	slot->pair_seq = slot->kind == CS_EVENT_DROPPED ? e->pair_seq : ++e->pair_seq;
 	log_line(slot);
 	e->on_added(e->data);
 }
@@ -54,6 +56,11 @@ void cs_events_add(struct cs_events *e, const struct cs_event *event)
 uint64_t cs_events_next_seq(const struct cs_events *e)
 {
 	return e->next;
+}
+
+uint64_t cs_events_pair_seq(const struct cs_events *e)
+{
+	return e->pair_seq;
 }
 
 const struct cs_event *cs_events_read(const struct cs_events *e, uint64_t *seq)

@@ -23,7 +23,8 @@ const char *cs_event_kind_name(enum cs_event_kind kind);
 
 /* Fixed size: names that may be gone when it is read are copied. */
 struct cs_event {
-	uint64_t seq; /* set by cs_events_add */
+	uint64_t seq;      /* of all; both are set by cs_events_add */
+	uint64_t pair_seq; /* of all but CS_EVENT_DROPPED, for readers who leave those out: no false holes */
 	int64_t at_unix_ms;
 	enum cs_event_kind kind;
 	struct cs_auth_key key; /* 0: none */
@@ -50,5 +51,7 @@ void cs_events_add(struct cs_events *e, const struct cs_event *event);
  * the next add. */
 const struct cs_event *cs_events_read(const struct cs_events *e, uint64_t *seq);
 uint64_t cs_events_next_seq(const struct cs_events *e);
+/* pair_seq of the last event that has one; 0: none yet. */
+uint64_t cs_events_pair_seq(const struct cs_events *e);
 
 #endif

@@ -229,12 +229,28 @@ int cs_datapath_prefix_del(struct cs_datapath *dp, int family, const void *ip, u
 	return r < 0 ? r : del(dp, family == 4 ? CS_MAP_PREFIX4 : CS_MAP_PREFIX6, &key, e);
 }
 
+int cs_datapath_addr_find(struct cs_datapath *dp, int family, const void *ip, struct cs_addr *ret)
+{
+	union prefix key;
+	int r = get(dp, family == 4 ? CS_MAP_ADDR4 : CS_MAP_ADDR6, ip, ret);
+	if (r == 0 && (r = prefix_key(family, ip, family == 4 ? 32 : 128, &key, NULL)) == 0)
+		r = get(dp, family == 4 ? CS_MAP_PREFIX4 : CS_MAP_PREFIX6, &key, ret);
+	if (r == 0)
+		*ret = (struct cs_addr){.identity = CS_ID_WORLD};
+	return r < 0 ? r : 0;
+}
+
 /* Pairs */
 
 int cs_datapath_policy_put(
 	struct cs_datapath *dp, const struct cs_policy_key *key, const struct cs_policy *policy, struct cs_error *e)
 {
 	return put(dp, CS_MAP_POLICY, key, policy, e);
+}
+
+int cs_datapath_policy_get(struct cs_datapath *dp, const struct cs_policy_key *key, struct cs_policy *ret)
+{
+	return get(dp, CS_MAP_POLICY, key, ret);
 }
 
 int cs_datapath_policy_del(struct cs_datapath *dp, const struct cs_policy_key *key, struct cs_error *e)
@@ -349,6 +365,14 @@ void cs_datapath_set_alive(struct cs_datapath *dp, uint64_t now_ns)
 void cs_datapath_set_flags(struct cs_datapath *dp, uint32_t node_flags)
 {
 	__atomic_store_n(&dp->config->node_flags, node_flags, __ATOMIC_RELAXED);
+}
+
+struct cs_config cs_datapath_get_config(const struct cs_datapath *dp)
+{
+	return (struct cs_config){.abi = __atomic_load_n(&dp->config->abi, __ATOMIC_RELAXED),
+		.node_flags = __atomic_load_n(&dp->config->node_flags, __ATOMIC_RELAXED),
+		.bypass_until_ns = __atomic_load_n(&dp->config->bypass_until_ns, __ATOMIC_RELAXED),
+		.alive_ns = __atomic_load_n(&dp->config->alive_ns, __ATOMIC_RELAXED)};
 }
 
 int cs_datapath_count(struct cs_datapath *dp, enum cs_reason reason, bool would, enum cs_dir dir, struct cs_count *ret)
