@@ -68,6 +68,7 @@ static void look_at_adopted(struct cs_authd *a)
 	a->synced = true;
 	cs_entries_recheck(a);
 	cs_entries_trust(a);
+	cs_authenticate_hurry(a);
 }
 
 static void on_directory_change(void *data, bool full)
@@ -95,6 +96,7 @@ static void on_svid(void *data, uint32_t identity)
 		return;
 	cs_creds_svid(a->creds, identity);
 	cs_entries_svid(a, identity);
+	cs_authenticate_hurry(a);
 	if (cs_svids_find(a->svids, identity, &svid) && svid.withdrawn)
 		cs_entries_recheck(a);
 }

@@ -143,6 +143,14 @@ void cs_authenticate_pump(struct cs_authd *a)
 	a->pumping = false;
 }
 
+void cs_authenticate_hurry(struct cs_authd *a)
+{
+	struct cs_pair *pair;
+	DL_FOREACH2(a->waiting, pair, wait_next)
+	pair->not_before_mono_ms = 0;
+	cs_authenticate_pump(a);
+}
+
 /* ---- no ---- */
 
 static void refuse_pair(struct cs_authd *a, struct cs_pair *pair, enum cs_reason reason)
@@ -261,11 +269,23 @@ static void connect_to(struct attempt *t)
 		attempt_failed(t, CS_R_TOO_MANY);
 }
 
+/* Will it be otherwise in a moment? At start the directory and the SVIDs are not here yet, and a new identity gets its
+ * SVID after its endpoint is enforced: the packet is held anyway. */
+static bool soon(const struct cs_authd *a, const struct cs_pair *pair, enum cs_reason why)
+{
+	if (cs_loop_mono_ms(a->loop) - pair->asked_mono_ms >= CS_HOLD_MS - CS_TRY_AGAIN_MS)
+		return false;
+	return !a->synced || why == CS_R_NO_LOCAL_SVID || why == CS_R_NO_BUNDLE;
+}
+
 /* The pair is neither waiting nor being asked, and there is a place. */
 static void begin(struct cs_authd *a, struct cs_pair *pair, int not_again)
 {
 	struct cs_facts facts = cs_authd_facts(a);
 	enum cs_reason why = cs_dial_check(&facts, &pair->key);
+	if (why != CS_R_NONE && soon(a, pair, why) &&
+		wait_for_place(a, pair, cs_loop_mono_ms(a->loop) + CS_TRY_AGAIN_MS))
+		return;
 	if (why != CS_R_NONE) {
 		refuse_pair(a, pair, why);
 		return;
@@ -295,12 +315,13 @@ static enum cs_reason want(struct cs_authd *a, struct cs_pair *pair)
 	if (pair->attempt || pair->waiting)
 		return CS_R_NONE;
 	enum cs_reason why = cs_dial_check(&facts, &pair->key);
-	if (why != CS_R_NONE) {
+	pair->tries = 0;
+	pair->asked_unix_ms = cs_loop_unix_ms(a->loop);
+	pair->asked_mono_ms = cs_loop_mono_ms(a->loop);
+	if (why != CS_R_NONE && (pair->live || !soon(a, pair, why))) {
 		refuse_pair(a, pair, why);
 		return why;
 	}
-	pair->tries = 0;
-	pair->asked_unix_ms = cs_loop_unix_ms(a->loop);
 	if (pair->key.node == 0) { /* the other half may be at it already: then this one joins */
 		struct cs_auth_key other_key = mirrored(&pair->key);
 		struct cs_pair *other = cs_pairs_find(a->pairs, &other_key);

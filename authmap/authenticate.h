@@ -28,6 +28,8 @@ void cs_authenticate_verdict(void *authd, unsigned index, const struct cs_hs_ver
 void cs_authenticate_done(void *authd, unsigned index, const struct cs_hs_done *done);
 void cs_authenticate_died(void *authd, unsigned index);
 
+/* What some wait for may be here. */
+void cs_authenticate_hurry(struct cs_authd *a);
 /* Every CS_TRY_AGAIN_MS: those that wait. Every second: those that hang. */
 void cs_authenticate_pump(struct cs_authd *a);
 void cs_authenticate_tick(struct cs_authd *a);

@@ -35,7 +35,7 @@ struct cs_pair {
 	bool waiting;               /* for a free place */
 	int64_t not_before_mono_ms; /* while it waits */
 	unsigned tries;             /* attempts for this question so far */
-	int64_t asked_unix_ms;
+	int64_t asked_unix_ms, asked_mono_ms;
 	/* A refusal */
 	enum cs_reason refused;
 	int64_t refused_until_mono_ms, refused_unix_ms;
