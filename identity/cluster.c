@@ -206,11 +206,6 @@ static void on_rescan(struct cs_timer *timer)
 
 /* --- life --- */
 
-static void on_render(void *data)
-{
-	(void)data;
-}
-
 static void make_checks(struct cs_cluster *c)
 {
 	struct cs_metrics *m = c->options.metrics;
@@ -221,7 +216,6 @@ static void make_checks(struct cs_cluster *c)
 	c->commit_seconds = cs_histogram(m, "countersign_store_commit_seconds", "How long a transaction took", NULL, 1,
 		cs_metric_seconds, cs_metric_nseconds);
 	c->reloads = cs_counter(m, "countersign_policy_reloads_total", "How often the policies were read", "result", 2);
-	cs_metrics_on_render(m, on_render, c);
 }
 
 int cs_cluster_new(const struct cs_cluster_options *options, struct cs_cluster **ret, struct cs_error *e)

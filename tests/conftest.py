@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+# Before grpc is imported: its fork handlers wait for other threads' calls to end whenever a daemon is started.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from lab import sanitizers  # noqa: E402
 

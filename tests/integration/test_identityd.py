@@ -1,8 +1,14 @@
 """The real countersign-identityd: endpoints and their conditions, the directory and how one follows it, two roles over
 mTLS, and what survives."""
+import collections
+import datetime as dt
 import os
+import random
+import ssl
 import subprocess
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 import grpc
@@ -10,8 +16,8 @@ import pytest
 
 from lab import protos
 from lab.daemon import NOBODY, WAIT_S
-from lab.nodes import (CA, D, E, ENFORCED, IDENTIFIED, PLACED, REGISTERED, SVID_READY, Identityd, Interfaces, condition, ip,
-                       labels, reason_of, spec)
+from lab.nodes import (CA, D, E, ENFORCED, IDENTIFIED, PLACED, REGISTERED, SVID_READY, Follower, Identityd, Interfaces, TlsProxy,
+                       condition, ip, labels, reason_of, spec)
 
 
 class Lab:
@@ -553,6 +559,75 @@ def test_who_may_not_join(cluster, lab):
     assert cluster.node("n2", "10.0.0.2").follow().wait_synced().get("node", "n1")
 
 
+def claim(id, text, *addresses):
+    return protos.cluster.ClaimRequest(id=id, labels=labels(text), addresses=[ip(a) for a in addresses])
+
+
+def hello(*addresses, port=4250, path="unknown"):
+    return protos.cluster.HelloRequest(addresses=[ip(a) for a in addresses], port=port, path=path)
+
+
+def test_the_cluster_service(cluster, lab):
+    """What no node role of ours would say."""
+    C = protos.cluster
+    proxy = lab.keep(TlsProxy(lab.base / "x.sock", cluster.port, cluster.ca.node("x")))
+    stub = protos.cluster_rpc.ClusterStub(proxy.channel)
+    before_hello = [(stub.Claim, claim("a", "k8s:app=a", "10.9.0.1")), (stub.Release, C.ReleaseRequest(id="a")),
+                    (stub.ReconcileClaims, C.ReconcileClaimsRequest()), (stub.Heartbeat, C.HeartbeatRequest())]
+    for method, request in before_hello:
+        e = refused(grpc.StatusCode.FAILED_PRECONDITION, method, request, timeout=WAIT_S)
+        assert "Hello comes before" in e.details()
+    for bad, word in ((hello("127.0.0.1"), "loopback"), (hello("10.0.0.9", "10.0.0.9"), "twice"), (hello(port=0), "port"),
+                      (hello(port=70000), "port"), (hello(path="magic"), "magic"),
+                      (hello(*(f"10.0.1.{i}" for i in range(9))), "at most 8")):
+        assert word in refused(grpc.StatusCode.INVALID_ARGUMENT, stub.Hello, bad, timeout=WAIT_S).details()
+    e = refused(grpc.StatusCode.ALREADY_EXISTS, stub.Hello, hello("10.0.0.1"), timeout=WAIT_S)
+    assert reason_of(e) == "node-address-taken" and "node n1" in e.details()
+    reply = stub.Hello(hello("10.0.0.9"), timeout=WAIT_S)
+    assert reply.trust_domain == "example.org" and reply.epoch
+    e = refused(grpc.StatusCode.FAILED_PRECONDITION, stub.Hello, hello("10.0.0.9"), timeout=WAIT_S)
+    assert "already" in e.details()
+    for bad, code in ((claim("", "k8s:app=a"), "INVALID_ARGUMENT"), (claim("a", ""), "INVALID_ARGUMENT"),
+                      (claim("a\n", "k8s:app=a"), "INVALID_ARGUMENT"), (claim("a", "reserved:host="), "INVALID_ARGUMENT"),
+                      (claim("a", "k8s:app=a", "::1"), "INVALID_ARGUMENT")):
+        refused(grpc.StatusCode[code], stub.Claim, bad, timeout=WAIT_S)
+    a = stub.Claim(claim("a", "k8s:app=a", "10.9.0.1"), timeout=WAIT_S)
+    assert a.identity == 256 and not a.refused.name
+    assert stub.Claim(claim("a", "k8s:app=a", "10.9.0.1"), timeout=WAIT_S).revision == a.revision
+    b = stub.Claim(claim("b", "k8s:app=b", "10.9.0.1"), timeout=WAIT_S)
+    assert b.refused.name == "address-taken" and b.identity == 0
+    stub.Heartbeat(C.HeartbeatRequest(), timeout=WAIT_S)
+    # The node is whom the certificate names, whatever it says; its policy is its own.
+    f = Follower(proxy.channel, policy_for_node="n1").wait_synced()
+    assert set(f.all("endpoint")) == {("x", "a")} and set(f.all("policy_default")) == {256}
+    assert not any(n.self for n in f.all("node").values())
+    f.close()
+    y = lab.keep(TlsProxy(lab.base / "y.sock", cluster.port, cluster.ca.node("y")))
+    other = protos.cluster_rpc.ClusterStub(y.channel)
+    other.Hello(hello("10.0.0.10"), timeout=WAIT_S)
+    other.Release(C.ReleaseRequest(id="a"), timeout=WAIT_S)  # not its own: nothing
+    g = Follower(y.channel).wait_synced()
+    assert g.get("endpoint", ("x", "a")) and not g.all("policy_default")
+    reply = stub.ReconcileClaims(C.ReconcileClaimsRequest(claims=[claim("c", "k8s:app=c", "10.9.0.1")]), timeout=WAIT_S)
+    assert [r.identity for r in reply.replies] == [257]
+    g.wait(lambda g: set(g.all("endpoint")) == {("x", "c")})
+    g.close()
+
+
+def test_who_is_no_node(cluster, lab):
+    """Certificates that no node role would start with: closed before a byte of gRPC."""
+    ca = cluster.ca
+    cases = {"no certificate": None, "another CA": CA(lab.base / "evil").node("n2"), "a workload": ca.issue("/identity/256"),
+             "identityd": ca.server(), "two segments": ca.issue("/countersign/node/a/b"),
+             "expired": ca.node("n2", life=dt.timedelta(seconds=-1))}
+    for i, (what, files) in enumerate(cases.items()):
+        proxy = lab.keep(TlsProxy(lab.base / f"p{i}.sock", cluster.port, files))
+        e = refused(grpc.StatusCode.UNAVAILABLE, protos.cluster_rpc.ClusterStub(proxy.channel).Hello, hello(), timeout=WAIT_S)
+    proxy = lab.keep(TlsProxy(lab.base / "old.sock", cluster.port, ca.node("n2"), version=ssl.TLSVersion.TLSv1_2))
+    refused(grpc.StatusCode.UNAVAILABLE, protos.cluster_rpc.ClusterStub(proxy.channel).Hello, hello(), timeout=WAIT_S)
+    assert set(cluster.n1.once().all("node")) == {"n1"}
+
+
 # ---- policy and placement ---------------------------------------------------------------------------------------------
 
 
@@ -736,3 +811,152 @@ def test_depends_on(lab):
         bad = Identityd(lab.base / "bad", f"depends_on={wrong}", wait=False)
         assert bad.wait() in (1, 2) and word in bad.output(), bad.output()
         bad.clean()
+
+
+# ---- what survives ----------------------------------------------------------------------------------------------------
+
+KILLS = int(os.environ.get("CS_KILLS", 10))
+
+
+class Load(threading.Thread):
+    """Registers and unregisters on one node as fast as it goes, and remembers what it was told."""
+
+    LABELS = 40
+
+    def __init__(self, node, interfaces, identities, seed):
+        super().__init__(daemon=True)
+        self.node, self.interfaces, self.identities = node, interfaces, identities
+        self.random, self.done = random.Random(seed), threading.Event()
+        # By slot: the spec that is there for certain, None for none, ... for not known.
+        self.slots = [None] * len(interfaces)
+        self.lock, self.wrong, self.answers = threading.Lock(), [], 0
+
+    def run(self):
+        while not self.done.is_set():
+            with self.lock:
+                self.step()
+
+    def step(self):
+        i = self.random.randrange(len(self.slots))
+        what, before = f"e{i}", self.slots[i]
+        self.slots[i] = ...
+        with grpc.insecure_channel(f"unix:{self.node.sockets / 'endpoints'}.sock",
+                                   [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            stub = protos.endpoints_rpc.EndpointsStub(channel)
+            try:
+                if before is not None and self.random.random() < 0.4:
+                    stub.UnregisterEndpoint(E.UnregisterRequest(id=what), timeout=5)
+                    self.slots[i] = None
+                else:
+                    text = f"k8s:app=a{self.random.randrange(self.LABELS)}"
+                    mine = spec(what, text, [f"10.{self.node.node[1:]}.0.{i + 1}"], self.interfaces[i])
+                    reply = stub.RegisterEndpoint(E.RegisterRequest(spec=mine, wait_for=[PLACED]), timeout=5)
+                    self.identities[text].add(reply.identity)
+                    self.slots[i] = text
+                self.answers += 1
+            except grpc.RpcError as e:
+                if e.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED,
+                                    grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INTERNAL):
+                    self.wrong.append(e)
+
+
+def check_survivors(load, d, identities):
+    listed = {e.spec.id: ";".join(f"{l.source}:{l.key}={l.value}" for l in e.spec.labels) for e in d.list().values()}
+    for i, text in enumerate(load.slots):
+        if text is not ...:
+            assert listed.get(f"e{i}") == text, (i, text, listed)
+    assert not load.wrong
+
+
+def check_identities(directory, identities):
+    """identities: what was answered, by labels."""
+    all = directory.all("identity")
+    by_labels = {";".join(f"{l.source}:{l.key}={l.value}" for l in r.labels): id for id, r in all.items()}
+    assert len(by_labels) == len(all) and len({r.spiffe_id for r in all.values()}) == len(all)
+    for text, ids in identities.items():
+        assert len(ids) == 1, f"{text} has two identities: {ids}"
+        assert by_labels[text] in ids, f"{text} was {ids}, is {by_labels.get(text)}"
+
+
+def test_killed_under_load(cluster, lab):
+    seed = int(os.environ.get("CS_SEED", time.time()))
+    print(f"CS_SEED={seed} CS_KILLS={KILLS}")
+    rng = random.Random(seed)
+    n1 = lab.restart(cluster.n1, settings={"cluster.listen": f"127.0.0.1:{cluster.port}"})
+    nodes = {"n1": n1, "n2": cluster.node("n2", "10.0.0.2")}
+    identities = collections.defaultdict(set)
+    loads = {name: Load(d, [lab.veth() for _ in range(6)], identities, rng.random()) for name, d in nodes.items()}
+    for load in loads.values():
+        load.start()
+    for _ in range(KILLS):
+        name = rng.choice(["n1", "n2"])
+        time.sleep(rng.uniform(0.02, 0.4))  # a random moment
+        d = nodes[name]
+        d.kill()
+        with loads[name].lock:  # its call has failed
+            nodes[name] = loads[name].node = lab.restart(d)
+            check_survivors(loads[name], nodes[name], identities)
+    for load in loads.values():
+        load.done.set()
+        load.join(WAIT_S)
+    directories = {}
+    for name, load in loads.items():
+        check_survivors(load, nodes[name], identities)
+        f = directories[name] = nodes[name].follow().wait_synced()
+        here = {e.spec.id for e in nodes[name].list().values()}
+        for g in directories.values():
+            g.wait(lambda g: {k[1] for k, e in g.all("endpoint").items() if k[0] == name and e.identity} == here)
+        check_identities(f, identities)
+    assert directories["n1"].all("identity") == directories["n2"].all("identity")
+    assert sum(load.answers for load in loads.values()) > KILLS
+    for f in directories.values():
+        f.close()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs to mount a file system")
+def test_full_disk(lab, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", disk], check=True)
+    try:
+        d = lab.all(instance="disk/n1")
+        veths = [lab.veth() for _ in range(4)]
+        d.register(spec("a", "k8s:app=a", ["10.1.0.1"], veths[0]))
+        with open(disk / "ballast", "wb", buffering=0) as ballast:
+            try:
+                while ballast.write(bytes(4096)):
+                    pass
+            except OSError:
+                pass
+            # The registration itself finds no room: an error, and nothing is registered.
+            e = refused(grpc.StatusCode.RESOURCE_EXHAUSTED, d.register, spec("b", "k8s:app=b", ["10.1.0.2"], veths[1]))
+            assert f"the disk under {disk}/n1" in e.details() and "is full" in e.details()
+            assert set(d.list()) == {"a"} and not d.once().get("endpoint", ("n1", "b"))
+            assert not d.wait_check("registrations", ok=False).ok
+            # Room for the registrations, but not for the store: registered, closed, and no identity.
+            ballast.truncate(os.path.getsize(disk / "ballast") - 16384)
+            i = 0
+            while d.status().healthy or "store" not in {c.name for c in d.status().checks if not c.ok}:
+                try:
+                    d.register(spec("b", f"k8s:app=b{i}" + "".join(f";k8s:l{k}={'x' * 200}" for k in range(15)),
+                                    ["10.1.0.2"], veths[1]), timeout=1)
+                except grpc.RpcError as e:
+                    assert e.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED)
+                i += 1
+                assert i < 100
+            assert "is full" in {c.name: c for c in d.status().checks}["store"].reason.detail
+            before = d.once()
+            ballast.truncate(0)
+        status = d.register(spec("c", "k8s:app=c", ["10.1.0.3"], veths[2]))
+        d.wait_check("store", ok=True)
+        d.wait_check("registrations", ok=True)
+        after = d.once()
+        assert len({r.spiffe_id for r in after.all("identity").values()}) == len(after.all("identity"))
+        assert set(before.all("identity")) <= set(after.all("identity")) and status.identity in after.all("identity")
+        d = lab.restart(d)
+        f = d.follow().wait_synced()
+        assert f.all("identity") == after.all("identity")
+        f.close()
+        d.stop()
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)

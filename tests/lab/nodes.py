@@ -5,6 +5,9 @@ import itertools
 import os
 import queue
 import re
+import select
+import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -115,6 +118,68 @@ class CA:
 
     def node(self, name, **more):
         return self.issue(f"/countersign/node/{name}", **more)
+
+
+class TlsProxy:
+    """Lets grpcio, which knows nothing of SPIFFE IDs, speak mTLS with any certificate: a Unix socket in front of it."""
+
+    def __init__(self, path, port, files, version=ssl.TLSVersion.TLSv1_3):
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self.context.check_hostname, self.context.verify_mode = False, ssl.CERT_NONE
+        self.context.maximum_version = version
+        self.context.set_alpn_protocols(["h2"])
+        if files:
+            self.context.load_cert_chain(files["tls.cert"], files["tls.key"])
+        self.port, self.error, self.socket = port, None, socket.socket(socket.AF_UNIX)
+        self.socket.bind(str(path))
+        self.socket.listen()
+        threading.Thread(target=self._accept, daemon=True).start()
+        self.channel = grpc.insecure_channel(f"unix:{path}", [("grpc.use_local_subchannel_pool", 1)])
+
+    def _accept(self):
+        while True:
+            try:
+                near, _ = self.socket.accept()
+            except OSError:
+                return
+            try:
+                far = self.context.wrap_socket(socket.create_connection(("127.0.0.1", self.port)))
+            except OSError as e:
+                self.error = e
+                near.close()
+                continue
+            threading.Thread(target=self._pump, args=(near, far), daemon=True).start()
+
+    def _pump(self, near, far):
+        """One thread: an SSL object is not for two."""
+        far.setblocking(False)
+        try:
+            while True:
+                if not far.pending():
+                    select.select([near, far], [], [])
+                if select.select([near], [], [], 0)[0]:
+                    if not (data := near.recv(65536)):
+                        break
+                    far.setblocking(True)
+                    far.sendall(data)
+                    far.setblocking(False)
+                try:
+                    if not (data := far.recv(65536)):
+                        break
+                    near.sendall(data)
+                except ssl.SSLWantReadError:
+                    pass
+        except OSError as e:
+            self.error = e
+        near.close()
+        far.close()
+
+    def stop(self):
+        self.channel.close()
+        self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+
+    alive = True
 
 
 class Follower:

@@ -26,3 +26,4 @@ endpoints, endpoints_rpc = _module("endpoints_pb2"), _module("endpoints_pb2_grpc
 svids, svids_rpc = _module("svids_pb2"), _module("svids_pb2_grpc")
 status, status_rpc = _module("status_pb2"), _module("status_pb2_grpc")
 auth, auth_rpc = _module("auth_pb2"), _module("auth_pb2_grpc")
+cluster, cluster_rpc = _module("cluster_pb2"), _module("cluster_pb2_grpc")
