@@ -1,33 +1,10 @@
 """One packet, two nodes, every daemon real: namespaces as hosts, real BPF, real handshakes."""
-import contextlib
-import os
-import socket
-import time
 
 import pytest
 
-from lab.cluster import Cluster, LabError
+from lab.cluster import Cluster, LabError, policy, required, wait_until
 
 PORT = 5000
-
-
-def policy(name, selects, rules):
-    return f"""
-apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
-metadata: {{name: {name}}}
-spec:
-  endpointSelector: {{matchLabels: {{"k8s:app": {selects}}}}}
-{rules}
-"""
-
-
-def required(direction, peer):
-    side = "fromEndpoints" if direction == "ingress" else "toEndpoints"
-    return f"""  {direction}:
-  - {side}: [{{matchLabels: {{"k8s:app": {peer}}}}}]
-    authentication: {{mode: required}}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -179,11 +156,3 @@ def test_explain_tells_what_happens(c):
     assert why["to"]["policy"] == "default/db ingress[0]" or "db" in why["to"]["policy"]
     frontend.connect(db, PORT)[0].close()
     assert db.node.cli("auth", "explain", "db", frontend.ip4)["to"]["passes"]
-
-
-def wait_until(condition, what, seconds=10):
-    """The product's own answer is asked for again; there is no event to wait for in these."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"not in {seconds} s: {what}"
-        time.sleep(0.02)
