@@ -950,6 +950,9 @@ def test_full_disk(lab, tmp_path):
         status = d.register(spec("c", "k8s:app=c", ["10.1.0.3"], veths[2]))
         d.wait_check("store", ok=True)
         d.wait_check("registrations", ok=True)
+        f = d.follow()  # what was registered meanwhile is claimed now
+        f.wait(lambda f: f.synced and all(e.identity for e in f.all("endpoint").values()))
+        f.close()
         after = d.once()
         assert len({r.spiffe_id for r in after.all("identity").values()}) == len(after.all("identity"))
         assert set(before.all("identity")) <= set(after.all("identity")) and status.identity in after.all("identity")
