@@ -1,7 +1,9 @@
 """authd's service Auth, its status and its metrics, on two real nodes: what is listed, explained and told."""
 import ipaddress
+import json
 import queue
 import threading
+import time
 
 import grpc
 import pytest
@@ -39,7 +41,8 @@ def c():
         c.start()
         for w in c.workloads.values():
             w.register(wait="enforced,svid-ready")
-        c.server = c.workloads["db"].listen(PORT)
+        c.server = c.workloads["db"].udp(PORT)
+        c.server.settimeout(WAIT_S)
         c.id = {e["id"]: e["identity"] for n in c.nodes for e in n.cli("endpoint", "list")["endpoints"]}
         yield c
         c.server.close()
@@ -118,8 +121,24 @@ def listed(stub, **match):
 
 
 def connect(c):
-    sock, _ = c.workloads["frontend"].connect(c.workloads["db"], PORT)
-    sock.close()
+    """One packet, and it has arrived: nothing comes after it that would ask again."""
+    with c.workloads["frontend"].udp() as s:
+        s.sendto(b"hello", (c.workloads["db"].ip4, PORT))
+    assert c.server.recv(100) == b"hello"
+
+
+def checks(node):
+    status = json.loads(node.run_cli("status", "-o", "json").stdout)  # exits with 1 while something is wrong
+    (authd,) = (d for d in status["daemons"] if d["daemon"] == "authd")
+    return authd, {x["name"]: x for x in authd["checks"]}
+
+
+def wait_healthy(node):
+    """Ready is said before the directory has told on which addresses to listen. Status has no stream."""
+    end = time.monotonic() + WAIT_S
+    while not checks(node)[0]["healthy"]:
+        assert time.monotonic() < end, checks(node)
+        time.sleep(0.05)
 
 
 # ---- list ----
@@ -233,6 +252,7 @@ def test_authenticate_while_the_peer_is_down(c, auth):
         assert x.entry.state == "refused"
     finally:
         n1.start("authd")
+        wait_healthy(n1)
     e = db.Authenticate(A.AuthenticateRequest(pair=pair(c, "db", "frontend", "node1")), timeout=WAIT_S)
     assert e.state == "live"
 
@@ -303,11 +323,6 @@ def test_readers_are_bounded(c, auth):
 
 
 # ---- status and metrics ----
-
-def checks(node):
-    (authd,) = (d for d in node.cli("status")["daemons"] if d["daemon"] == "authd")
-    return authd, {x["name"]: x for x in authd["checks"]}
-
 
 def test_status(c):
     authd, by_name = checks(c.nodes[1])
