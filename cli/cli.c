@@ -41,17 +41,17 @@ int cs_cli_number(const struct cs_cli *cli, const char *option, uint32_t max, ui
 	const char *text = cs_cli_value(cli, option);
 	if (!text) {
 		*ret = 0;
-		return CS_OK;
+		return CS_CLI_OK;
 	}
 	char *end;
 	errno = 0;
 	unsigned long long n = strtoull(text, &end, 10);
 	if (errno || *end || text[0] < '0' || text[0] > '9' || n == 0 || n > max) {
 		cs_error_set(e, -EINVAL, "--%s %s: not a number from 1 to %u", option, text, max);
-		return CS_USAGE;
+		return CS_CLI_USAGE;
 	}
 	*ret = (uint32_t)n;
-	return CS_OK;
+	return CS_CLI_OK;
 }
 
 /* ---- parsing ---- */
@@ -222,7 +222,7 @@ static int parse(struct cs_cli *cli, int argc, char **argv, struct cs_error *e)
 int cs_cli_parse(struct cs_cli *cli, int argc, char **argv, bool *ret_end, struct cs_error *e)
 {
 	if (parse(cli, argc, argv, e) < 0)
-		return CS_USAGE;
+		return CS_CLI_USAGE;
 	if (cli->help)
 		cs_cli_help(cli->command, cli->out);
 	else if (cli->version)
@@ -230,7 +230,7 @@ int cs_cli_parse(struct cs_cli *cli, int argc, char **argv, bool *ret_end, struc
 	if (cli->command && !cli->timeout_ms)
 		cli->timeout_ms = cli->command->timeout_ms ? cli->command->timeout_ms : 5000;
 	*ret_end = cli->help || cli->version;
-	return CS_OK;
+	return CS_CLI_OK;
 }
 
 /* ---- help ---- */
@@ -286,13 +286,13 @@ int cs_cli_main(int argc, char **argv)
 	struct cs_error e = {0};
 	bool end;
 	int code = cs_cli_parse(&cli, argc, argv, &end, &e);
-	if (code == CS_OK && !end)
+	if (code == CS_CLI_OK && !end)
 		code = cli.command->run(&cli, &e);
-	if (code != CS_OK && e.text[0])
+	if (code != CS_CLI_OK && e.text[0])
 		fprintf(stderr, "countersign: %s\n", e.text);
-	if (fflush(stdout) != 0 && code == CS_OK) {
+	if (fflush(stdout) != 0 && code == CS_CLI_OK) {
 		fprintf(stderr, "countersign: cannot write the answer: %s\n", strerror(errno));
-		code = CS_FAILED;
+		code = CS_CLI_FAILED;
 	}
 	return code;
 }

@@ -11,11 +11,12 @@
 #include "options.h"
 
 enum cs_exit {
-	CS_OK = 0,
-	CS_FAILED = 1, /* the daemon cannot be reached, did not answer, or something broke; `status`: not all is well */
-	CS_USAGE = 2,  /* the command line is wrong */
-	CS_REFUSED = 3, /* the daemon refused: no such thing, not allowed, not valid */
-	CS_NOT_YET = 4, /* it was done, but what --wait asked for did not come in time */
+	CS_CLI_OK = 0,
+	CS_CLI_FAILED =
+		1, /* the daemon cannot be reached, did not answer, or something broke; `status`: not all is well */
+	CS_CLI_USAGE = 2,   /* the command line is wrong */
+	CS_CLI_REFUSED = 3, /* the daemon refused: no such thing, not allowed, not valid */
+	CS_CLI_NOT_YET = 4, /* it was done, but what --wait asked for did not come in time */
 };
 
 #define CS_CLI_GIVEN 256 /* options on one command line */
@@ -48,7 +49,7 @@ struct cs_command {
 	int64_t timeout_ms; /* default of --timeout */
 	const char *notes;  /* paragraphs for --help; may be NULL */
 	const char *examples;
-	/* An enum cs_exit; other than CS_OK with a sentence in e, unless all was said on stdout. */
+	/* An enum cs_exit; other than CS_CLI_OK with a sentence in e, unless all was said on stdout. */
 	int (*run)(struct cs_cli *cli, struct cs_error *e);
 };
 extern const struct cs_command *const cs_commands[]; /* NULL-terminated */
@@ -59,11 +60,11 @@ int64_t cs_cli_now_ms(void);
 const char *cs_cli_value(const struct cs_cli *cli, const char *option);
 /* Its i-th value, or NULL when there are no more. */
 const char *cs_cli_nth(const struct cs_cli *cli, const char *option, size_t i);
-/* A number of an option, 0 if it is not given. CS_USAGE with a sentence if it is none from 1 to max. */
+/* A number of an option, 0 if it is not given. CS_CLI_USAGE with a sentence if it is none from 1 to max. */
 CS_MUST_USE int cs_cli_number(
 	const struct cs_cli *cli, const char *option, uint32_t max, uint32_t *ret, struct cs_error *e);
 
-/* Fills cli from argv. CS_OK: run cli->command. Otherwise end: help was printed (*ret_end, CS_OK), or CS_USAGE. */
+/* Fills cli from argv. CS_CLI_OK: run cli->command. Otherwise end: help was printed (*ret_end, CS_CLI_OK), or CS_CLI_USAGE. */
 CS_MUST_USE int cs_cli_parse(struct cs_cli *cli, int argc, char **argv, bool *ret_end, struct cs_error *e);
 void cs_cli_help(const struct cs_command *command, FILE *out); /* NULL: of the program */
 

@@ -32,7 +32,7 @@ static int exit_of(enum cs_grpc_code code)
 {
 	switch (code) {
 	case CS_GRPC_OK:
-		return CS_OK;
+		return CS_CLI_OK;
 	case CS_GRPC_INVALID_ARGUMENT:
 	case CS_GRPC_NOT_FOUND:
 	case CS_GRPC_ALREADY_EXISTS:
@@ -41,9 +41,9 @@ static int exit_of(enum cs_grpc_code code)
 	case CS_GRPC_FAILED_PRECONDITION:
 	case CS_GRPC_OUT_OF_RANGE:
 	case CS_GRPC_ABORTED:
-		return CS_REFUSED;
+		return CS_CLI_REFUSED;
 	default:
-		return CS_FAILED;
+		return CS_CLI_FAILED;
 	}
 }
 
@@ -89,14 +89,14 @@ int cs_cli_stream(const struct cs_cli *cli, const struct cs_service *service, co
 	char path[CS_PATH], target[CS_PATH + 8];
 	struct cs_grpc_status status = {0};
 	if (cs_instance_path(cli->instance, service->daemon, service->socket, path, e) < 0)
-		return CS_USAGE;
+		return CS_CLI_USAGE;
 	snprintf(target, sizeof(target), "unix:%s", path);
 	const struct cs_grpc_channel_options options = {.target = target};
 	int r = cs_grpc_call_sync(&options, service->descriptor, method, in, cli->timeout_ms, fn, data, &status, e);
 	if (ret_status)
 		*ret_status = status;
 	if (r < 0 && !status.message[0] && status.code == CS_GRPC_INTERNAL)
-		return CS_FAILED; /* before the call began: e says why */
+		return CS_CLI_FAILED; /* before the call began: e says why */
 	if (status.code != CS_GRPC_OK)
 		explain(cli, service, path, &status, e);
 	return exit_of(status.code);
@@ -121,8 +121,8 @@ int cs_cli_ask(const struct cs_cli *cli, const struct cs_service *service, const
 {
 	struct one one = {.fn = fn, .data = data};
 	int code = cs_cli_stream(cli, service, method, in, take_one, &one, ret_status, e);
-	if (code != CS_OK || one.n == 1)
+	if (code != CS_CLI_OK || one.n == 1)
 		return code;
 	cs_error_set(e, -EPROTO, "%s gave %zu answers to %s, where one belongs", service->program, one.n, method);
-	return CS_FAILED;
+	return CS_CLI_FAILED;
 }

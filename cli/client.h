@@ -21,7 +21,7 @@ extern const size_t cs_service_nstatus;
 CS_MUST_USE int cs_cli_stream(const struct cs_cli *cli, const struct cs_service *service, const char *method,
 	const ProtobufCMessage *in, void (*fn)(const ProtobufCMessage *message, void *data), void *data,
 	struct cs_grpc_status *ret_status, struct cs_error *e);
-/* The same for a unary method: CS_OK means that fn was called, once. */
+/* The same for a unary method: CS_CLI_OK means that fn was called, once. */
 CS_MUST_USE int cs_cli_ask(const struct cs_cli *cli, const struct cs_service *service, const char *method,
 	const ProtobufCMessage *in, void (*fn)(const ProtobufCMessage *message, void *data), void *data,
 	struct cs_grpc_status *ret_status, struct cs_error *e);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <countersign/maps.h>
 #include <countersign/v1/auth.pb-c.h>
 #include "client.h"
 #include "doc.h"
@@ -24,7 +25,7 @@ static int read_pair(const struct cs_cli *cli, Countersign__V1__AuthPair *pair, 
 	if (cs_cli_value(cli, "node"))
 		pair->node = (char *)cs_cli_value(cli, "node");
 	int code = cs_cli_number(cli, "local", UINT32_MAX, &pair->local, e);
-	if (code == CS_OK)
+	if (code == CS_CLI_OK)
 		code = cs_cli_number(cli, "remote", UINT32_MAX, &pair->remote, e);
 	return code;
 }
@@ -102,7 +103,7 @@ static int run_list(struct cs_cli *cli, struct cs_error *e)
 	Countersign__V1__AuthListRequest request = COUNTERSIGN__V1__AUTH_LIST_REQUEST__INIT;
 	Countersign__V1__AuthPair pair;
 	int code = read_pair(cli, &pair, e);
-	if (code != CS_OK)
+	if (code != CS_CLI_OK)
 		return code;
 	request.match = &pair;
 	request.pending = cs_cli_value(cli, "pending") != NULL;
@@ -110,9 +111,9 @@ static int run_list(struct cs_cli *cli, struct cs_error *e)
 	code = cs_cli_stream(cli, &cs_service_auth, "List", &request.base, take_entry, entries, NULL, e);
 	cs_doc_sort(entries, "remote");
 	cs_doc_sort(entries, "local");
-	if (code == CS_OK && cli->json)
+	if (code == CS_CLI_OK && cli->json)
 		cs_view_json(cli->out, document);
-	else if (code == CS_OK)
+	else if (code == CS_CLI_OK)
 		cs_view_table(
 			cli->out, entries, columns, N(columns), "no authenticated pairs", cs_cli_now_ms(), cli->colour);
 	json_decref(document);
@@ -173,16 +174,30 @@ static void put_direction(const struct cs_cli *cli, const char *name, const json
 	fputc('\n', cli->out);
 }
 
+/* "identity 257 on node2", "world", "host": what cannot authenticate has a name and no node. */
+static void put_remote(const struct cs_cli *cli, const json_t *d)
+{
+	long long identity = json_integer_value(json_object_get(d, "remote"));
+	const char *name = identity == CS_ID_HOST          ? "host"
+			   : identity == CS_ID_WORLD       ? "world"
+			   : identity == CS_ID_REMOTE_NODE ? "remote-node"
+							   : NULL;
+	if (name) {
+		fputs(name, cli->out);
+		return;
+	}
+	fprintf(cli->out, "identity %lld%s", identity, *text_at(d, "node") ? " on " : "");
+	cs_view_styled(cli->out, CS_STYLE_PLAIN, cli->colour, text_at(d, "node"));
+}
+
 static void put_explanation(const struct cs_cli *cli, const char *remote, const json_t *d)
 {
 	const json_t *entry = json_object_get(d, "entry");
 	fputs("endpoint ", cli->out);
 	cs_view_styled(cli->out, CS_STYLE_PLAIN, cli->colour, text_at(d, "endpoint"));
-	fprintf(cli->out, " (identity %lld) and %s (identity %lld",
-		(long long)json_integer_value(json_object_get(d, "local")), remote,
-		(long long)json_integer_value(json_object_get(d, "remote")));
-	fputs(*text_at(d, "node") ? " on " : "", cli->out);
-	cs_view_styled(cli->out, CS_STYLE_PLAIN, cli->colour, text_at(d, "node"));
+	fprintf(cli->out, " (identity %lld) and %s (", (long long)json_integer_value(json_object_get(d, "local")),
+		remote);
+	put_remote(cli, d);
 	fputs(")\n", cli->out);
 	put_direction(cli, "from", json_object_get(d, "from"));
 	put_direction(cli, "to", json_object_get(d, "to"));
@@ -208,13 +223,13 @@ static int run_explain(struct cs_cli *cli, struct cs_error *e)
 	json_t *document = NULL;
 	remote.ip.data = bytes;
 	if (cs_address_parse(cli->words[1], bytes, &remote.ip.len, e) < 0)
-		return CS_USAGE;
+		return CS_CLI_USAGE;
 	request.interface = cli->words[0];
 	request.remote = &remote;
 	int code = cs_cli_ask(cli, &cs_service_auth, "Explain", &request.base, take_explanation, &document, NULL, e);
-	if (code == CS_OK && cli->json)
+	if (code == CS_CLI_OK && cli->json)
 		cs_view_json(cli->out, document);
-	else if (code == CS_OK)
+	else if (code == CS_CLI_OK)
 		put_explanation(cli, cli->words[1], document);
 	json_decref(document);
 	return code;
@@ -233,18 +248,18 @@ static int run_flush(struct cs_cli *cli, struct cs_error *e)
 	Countersign__V1__AuthPair pair;
 	uint32_t flushed = 0;
 	int code = read_pair(cli, &pair, e);
-	if (code != CS_OK)
+	if (code != CS_CLI_OK)
 		return code;
 	bool all = cs_cli_value(cli, "all") != NULL, some = pair.local || pair.remote || *pair.node;
 	if (all == some) {
 		cs_error_set(e, -EINVAL, "say what to flush: --local ID, --remote ID, --node NAME, or --all alone");
-		return CS_USAGE;
+		return CS_CLI_USAGE;
 	}
 	request.match = &pair;
 	code = cs_cli_ask(cli, &cs_service_auth, "Flush", &request.base, take_flushed, &flushed, NULL, e);
-	if (code == CS_OK && cli->json)
+	if (code == CS_CLI_OK && cli->json)
 		fprintf(cli->out, "{\n  \"flushed\": %u\n}\n", flushed);
-	else if (code == CS_OK)
+	else if (code == CS_CLI_OK)
 		fprintf(cli->out, "flushed %u %s\n", flushed, flushed == 1 ? "entry" : "entries");
 	return code;
 }

@@ -118,7 +118,7 @@ static int list(struct cs_cli *cli, enum cs_directory_list which, const struct c
 	const char *key = keys[which];
 	json_t *all;
 	int code = cs_directory_read(cli, which, &all, e);
-	if (code != CS_OK)
+	if (code != CS_CLI_OK)
 		return code;
 	const json_t *rows = json_object_get(all, key);
 	json_int_t silent_ms = json_integer_value(json_object_get(all, "silent_ms"));
@@ -133,7 +133,7 @@ static int list(struct cs_cli *cli, enum cs_directory_list which, const struct c
 		note_silence(cli, silent_ms);
 	}
 	json_decref(all);
-	return CS_OK;
+	return CS_CLI_OK;
 }
 
 static int identity_list(struct cs_cli *cli, struct cs_error *e)

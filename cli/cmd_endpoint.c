@@ -95,9 +95,9 @@ static int run_list(struct cs_cli *cli, struct cs_error *e)
 	json_t *document = cs_doc_pack("{s:[]}", "endpoints"), *list = json_object_get(document, "endpoints");
 	int code = read_list(cli, list, e);
 	cs_doc_sort(list, "id");
-	if (code == CS_OK && cli->json)
+	if (code == CS_CLI_OK && cli->json)
 		cs_view_json(cli->out, document);
-	else if (code == CS_OK)
+	else if (code == CS_CLI_OK)
 		cs_view_table(
 			cli->out, list, list_columns, N(list_columns), "no endpoints", cs_cli_now_ms(), cli->colour);
 	json_decref(document);
@@ -222,14 +222,47 @@ static bool waited_for(const struct registration *r, const char *step)
 	return false;
 }
 
+static const char *text_in(const json_t *object, const char *key)
+{
+	const char *text = json_string_value(json_object_get(object, key));
+	return text ? text : "";
+}
+
+/* What is missing, and why. An endpoint that is not placed is not enforced either: then the cause is said. */
+static void explain_conditions(const struct cs_cli *cli, const struct registration *r, struct cs_error *e)
+{
+	const json_t *c, *cause = NULL;
+	char timeout[32], because[64] = "";
+	size_t i;
+	cs_duration_format(cli->timeout_ms, timeout);
+	json_array_foreach(json_object_get(r->answer, "conditions"), i, c)
+	{
+		const char *step = text_in(c, "step");
+		if (json_is_true(json_object_get(c, "met")))
+			continue;
+		if (!cause && cs_step_parse(step, strlen(step)) < COUNTERSIGN__V1__STEP__STEP_ENFORCED)
+			cause = c;
+		if (!waited_for(r, step))
+			continue;
+		if (!cause || cause == c)
+			cause = c;
+		else
+			snprintf(because, sizeof(because), ", because it is not %s", text_in(cause, "step"));
+		const json_t *reason = json_object_get(cause, "reason");
+		const char *name = text_in(reason, "name"), *detail = text_in(reason, "detail");
+		cs_error_set(e, -ETIMEDOUT, "endpoint %s is registered, but not %s within %s%s: %s%s%s", r->spec.id,
+			step, timeout, because, *name ? name : "no reason given", *detail ? ": " : "", detail);
+		return;
+	}
+}
+
 /* The call ended without what was waited for: ask what is missing. False: the endpoint is not there at all. */
 static bool explain_wait(const struct cs_cli *cli, struct registration *r, struct cs_error *e)
 {
 	json_t *list = json_array();
 	struct cs_error ignored;
-	char timeout[32];
 	size_t i;
-	const json_t *endpoint, *c;
+	const json_t *endpoint;
 	struct cs_cli brief = *cli;
 	brief.timeout_ms = 2000;
 	int code = read_list(&brief, list, &ignored);
@@ -239,21 +272,9 @@ static bool explain_wait(const struct cs_cli *cli, struct registration *r, struc
 			r->answer = json_incref((json_t *)endpoint);
 	}
 	json_decref(list);
-	if (code != CS_OK || !r->answer)
+	if (code != CS_CLI_OK || !r->answer)
 		return false;
-	cs_duration_format(cli->timeout_ms, timeout);
-	json_array_foreach(json_object_get(r->answer, "conditions"), i, c)
-	{
-		const char *step = json_string_value(json_object_get(c, "step"));
-		const char *reason = json_string_value(json_object_get(json_object_get(c, "reason"), "name"));
-		const char *detail = json_string_value(json_object_get(json_object_get(c, "reason"), "detail"));
-		if (json_is_true(json_object_get(c, "met")) || !waited_for(r, step))
-			continue;
-		cs_error_set(e, -ETIMEDOUT, "endpoint %s is registered, but not %s within %s: %s%s%s", r->spec.id, step,
-			timeout, reason ? reason : "no reason given", detail && *detail ? ": " : "",
-			detail ? detail : "");
-		break;
-	}
+	explain_conditions(cli, r, e);
 	return true;
 }
 
@@ -261,12 +282,12 @@ static int run_register(struct cs_cli *cli, struct cs_error *e)
 {
 	struct registration r = {0};
 	struct cs_grpc_status status = {0};
-	int code = CS_USAGE;
+	int code = CS_CLI_USAGE;
 	if (read_registration(cli, &r, e) == 0)
 		code = cs_cli_ask(
 			cli, &cs_service_endpoints, "RegisterEndpoint", &r.request.base, take_status, &r, &status, e);
-	if (code != CS_USAGE && status.code == CS_GRPC_DEADLINE_EXCEEDED && explain_wait(cli, &r, e))
-		code = CS_NOT_YET;
+	if (code != CS_CLI_USAGE && status.code == CS_GRPC_DEADLINE_EXCEEDED && explain_wait(cli, &r, e))
+		code = CS_CLI_NOT_YET;
 	if (r.answer)
 		show(cli, r.answer);
 	for (size_t i = 0; i < LABELS; i++)
@@ -289,7 +310,7 @@ static int run_unregister(struct cs_cli *cli, struct cs_error *e)
 	request.id = cli->words[0];
 	int code = cs_cli_ask(
 		cli, &cs_service_endpoints, "UnregisterEndpoint", &request.base, take_nothing, NULL, NULL, e);
-	if (code != CS_OK)
+	if (code != CS_CLI_OK)
 		return code;
 	if (cli->json) {
 		json_t *document = cs_doc_pack("{s:o}", "unregistered", cs_doc_text(request.id));
@@ -299,7 +320,7 @@ static int run_unregister(struct cs_cli *cli, struct cs_error *e)
 		fprintf(cli->out, "unregistered %s; its interface stays closed until it is gone or registered anew\n",
 			request.id);
 	}
-	return CS_OK;
+	return CS_CLI_OK;
 }
 
 /* ---- the commands ---- */

@@ -31,7 +31,7 @@ static int run(struct cs_cli *cli, struct cs_error *e)
 	struct cs_error ignored;
 	cs_log_init("exporter", CS_LOG_INFO, CS_LOG_AUTO);
 	if (cs_loop_init(&loop, NULL, e) < 0)
-		return CS_FAILED;
+		return CS_CLI_FAILED;
 	int r = cs_loop_signals(&loop, e);
 	if (r == 0)
 		r = cs_exporter_new(
@@ -46,7 +46,7 @@ static int run(struct cs_cli *cli, struct cs_error *e)
 	}
 	cs_exporter_free(exporter);
 	cs_loop_fini(&loop);
-	return r == -EINVAL ? CS_USAGE : r < 0 ? CS_FAILED : CS_OK;
+	return r == -EINVAL ? CS_CLI_USAGE : r < 0 ? CS_CLI_FAILED : CS_CLI_OK;
 }
 
 static const struct cs_option options[] = {

@@ -45,7 +45,7 @@ static int run(struct cs_cli *cli, struct cs_error *e)
 	cs_error_errno(
 		e, -errno, "cannot start " PROGRAM ", which checks policies (neither beside countersign nor in PATH)");
 	free(argv);
-	return CS_FAILED;
+	return CS_CLI_FAILED;
 }
 
 static const struct cs_option options[] = {

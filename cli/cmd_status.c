@@ -33,7 +33,7 @@ static json_t *ask(const struct cs_cli *cli, const struct cs_service *service)
 	json_t *daemon = cs_doc_pack("{s:s, s:b, s:b, s:s, s:s, s:s, s:i, s:[]}", "daemon", service->daemon, "running",
 		0, "healthy", 0, "version", "", "role", "", "node", "", "started_unix_ms", 0, "checks");
 	int code = cs_cli_ask(cli, service, "Get", &request.base, take_status, daemon, NULL, &e);
-	cs_doc_set(daemon, "error", code == CS_OK ? json_null() : cs_doc_text(e.text));
+	cs_doc_set(daemon, "error", code == CS_CLI_OK ? json_null() : cs_doc_text(e.text));
 	return daemon;
 }
 
@@ -110,7 +110,7 @@ static int run(struct cs_cli *cli, struct cs_error *e)
 		json_array_foreach(daemons, i, daemon) put_trouble(cli, daemon);
 	}
 	json_decref(document);
-	return healthy ? CS_OK : CS_FAILED;
+	return healthy ? CS_CLI_OK : CS_CLI_FAILED;
 }
 
 const struct cs_command cs_cmd_status = {.name = "status",

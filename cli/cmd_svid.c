@@ -78,16 +78,16 @@ static int run(struct cs_cli *cli, struct cs_error *e)
 	Countersign__V1__FollowSvidsRequest request = COUNTERSIGN__V1__FOLLOW_SVIDS_REQUEST__INIT;
 	request.once = true;
 	int code = cs_cli_stream(cli, &cs_service_svids, "Follow", &request.base, take_batch, &r, NULL, e);
-	if (code == CS_OK && !r.synced) {
+	if (code == CS_CLI_OK && !r.synced) {
 		cs_error_set(e, -EPROTO, "%s ended its answer before it was complete", cs_service_svids.program);
-		code = CS_FAILED;
+		code = CS_CLI_FAILED;
 	}
 	cs_doc_sort(r.svids, "identity");
 	cs_doc_sort(r.bundles, "trust_domain");
 	json_t *document = cs_doc_pack("{s:o, s:o}", "svids", r.svids, "bundles", r.bundles);
-	if (code == CS_OK && cli->json) {
+	if (code == CS_CLI_OK && cli->json) {
 		cs_view_json(cli->out, document);
-	} else if (code == CS_OK) {
+	} else if (code == CS_CLI_OK) {
 		cs_view_table(
 			cli->out, r.svids, svid_columns, N(svid_columns), "no SVIDs", cs_cli_now_ms(), cli->colour);
 		fputc('\n', cli->out);

@@ -170,14 +170,14 @@ int cs_directory_read(const struct cs_cli *cli, enum cs_directory_list which, js
 	int code = cs_cli_stream(cli, &cs_service_directory, "Follow", &request.base, take_batch, &r, NULL, e);
 	json_t *document = cs_doc_pack("{s:o, s:o, s:o, s:I}", "identities", listed(r.identities, "id"), "nodes",
 		listed(r.nodes, "name"), "policies", listed(r.policies, "name"), "silent_ms", (json_int_t)r.silent_ms);
-	if (code == CS_OK && !r.synced) {
+	if (code == CS_CLI_OK && !r.synced) {
 		cs_error_set(e, -EPROTO, "%s ended its answer before it was complete", cs_service_directory.program);
-		code = CS_FAILED;
+		code = CS_CLI_FAILED;
 	}
-	if (code != CS_OK) {
+	if (code != CS_CLI_OK) {
 		json_decref(document);
 		return code;
 	}
 	*ret_document = document;
-	return CS_OK;
+	return CS_CLI_OK;
 }

@@ -401,7 +401,8 @@ def test_register_deadline_is_sent(node):
 @pytest.mark.parametrize("wait, met, says", [
     ([], 3, "endpoint db is registered, but not enforced within 300ms: no-local-svid: the adapter is not there"),
     (["--wait", "svid-ready"], 4, "endpoint db is registered, but not svid-ready within 300ms: no-local-svid"),
-    (["--wait", "svid-ready,placed"], 2, "endpoint db is registered, but not placed within 300ms"),
+    (["--wait", "svid-ready,placed"], 2, "endpoint db is registered, but not placed within 300ms: no-local-svid"),
+    (["--wait", "svid-ready"], 1, "but not svid-ready within 300ms, because it is not identified: no-local-svid"),
 ])
 def test_register_wait_fails(node, wait, met, says):
     stop = threading.Event()
@@ -526,8 +527,10 @@ def test_auth_explain(node):
 
 
 def test_auth_explain_nothing(node):
-    node.serve("authd", Auth_Explain=lambda r, c: auth.ExplainReply(endpoint="db", depends_on=True, audit=True))
+    node.serve("authd", Auth_Explain=lambda r, c: auth.ExplainReply(
+        endpoint="db", pair=auth.AuthPair(local=257, remote=2, node="node1"), depends_on=True, audit=True))
     out = node.run("auth", "explain", "db", "10.0.2.7").stdout
+    assert out.startswith("endpoint db (identity 257) and 10.0.2.7 (world)\n")
     assert "no entry in the auth map" in out and "audit mode" in out and "depends_on" in out
     assert node.json("auth", "explain", "db", "10.0.2.7")["entry"] is None
 

@@ -35,7 +35,7 @@ static void test_command(void **state)
 	(void)state;
 	struct parsed p;
 	PARSE(&p, "auth", "list", "--local", "257", "-o", "json", "--instance=/x", "--timeout", "1m30s");
-	assert_int_equal(p.code, CS_OK);
+	assert_int_equal(p.code, CS_CLI_OK);
 	assert_false(p.end);
 	assert_string_equal(p.cli.command->name, "auth list");
 	assert_string_equal(p.cli.instance, "/x");
@@ -61,7 +61,7 @@ static void test_places(void **state)
 		const char *args[9] = {0};
 		memcpy(args, lines[i], sizeof(lines[i]));
 		parse(&p, args);
-		assert_int_equal(p.code, CS_OK);
+		assert_int_equal(p.code, CS_CLI_OK);
 		assert_string_equal(p.cli.command->name, "auth explain");
 		assert_string_equal(p.cli.instance, "/x");
 		assert_true(p.cli.json);
@@ -79,7 +79,7 @@ static void test_many(void **state)
 	struct parsed p;
 	PARSE(&p, "endpoint", "register", "--id", "db", "--label", "a:b=c", "--label", "d:e=f", "--address", "10.0.0.1",
 		"--interface", "eth0");
-	assert_int_equal(p.code, CS_OK);
+	assert_int_equal(p.code, CS_CLI_OK);
 	assert_string_equal(cs_cli_nth(&p.cli, "label", 0), "a:b=c");
 	assert_string_equal(cs_cli_nth(&p.cli, "label", 1), "d:e=f");
 	assert_null(cs_cli_nth(&p.cli, "label", 2));
@@ -87,7 +87,7 @@ static void test_many(void **state)
 	assert_int_equal(p.cli.timeout_ms, 30000); /* its own default */
 	free(p.printed);
 	PARSE(&p, "endpoint", "register", "--id", "db", "--label", "a:b=c", "--address", "10.0.0.1");
-	assert_int_equal(p.code, CS_USAGE);
+	assert_int_equal(p.code, CS_CLI_USAGE);
 	assert_non_null(strstr(p.e.text, "--interface NAME is missing"));
 	free(p.printed);
 }
@@ -97,15 +97,15 @@ static void test_words(void **state)
 	(void)state;
 	struct parsed p;
 	PARSE(&p, "endpoint", "unregister", "--", "--help");
-	assert_int_equal(p.code, CS_OK);
+	assert_int_equal(p.code, CS_CLI_OK);
 	assert_false(p.end);
 	assert_string_equal(p.cli.words[0], "--help");
 	free(p.printed);
 	PARSE(&p, "endpoint", "unregister");
-	assert_int_equal(p.code, CS_USAGE);
+	assert_int_equal(p.code, CS_CLI_USAGE);
 	free(p.printed);
 	PARSE(&p, "endpoint", "unregister", "a", "b");
-	assert_int_equal(p.code, CS_USAGE);
+	assert_int_equal(p.code, CS_CLI_USAGE);
 	free(p.printed);
 }
 
@@ -119,14 +119,14 @@ static void test_help(void **state)
 		const char *args[5] = {0};
 		memcpy(args, lines[i], sizeof(lines[i]));
 		parse(&p, args);
-		assert_int_equal(p.code, CS_OK);
+		assert_int_equal(p.code, CS_CLI_OK);
 		assert_true(p.end);
 		assert_memory_equal(p.printed, "countersign", 11);
 		free(p.printed);
 	}
 	struct parsed p; /* what is missing is no reason not to help */
 	PARSE(&p, "endpoint", "register", "--help");
-	assert_true(p.end && p.code == CS_OK);
+	assert_true(p.end && p.code == CS_CLI_OK);
 	assert_non_null(strstr(p.printed, "--label LABEL"));
 	assert_non_null(strstr(p.printed, "required; may be repeated"));
 	free(p.printed);
@@ -158,7 +158,7 @@ static void test_wrong(void **state)
 		const char *args[5] = {0};
 		memcpy(args, wrong[i].args, sizeof(wrong[i].args));
 		parse(&p, args);
-		if (p.code != CS_USAGE || !strstr(p.e.text, wrong[i].says))
+		if (p.code != CS_CLI_USAGE || !strstr(p.e.text, wrong[i].says))
 			fail_msg("line %zu gave %d, '%s'", i, p.code, p.e.text);
 		free(p.printed);
 	}
@@ -173,14 +173,14 @@ static void test_numbers(void **state)
 	uint32_t n = 7;
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		PARSE(&p, "auth", "list", "--local", bad[i]);
-		assert_int_equal(cs_cli_number(&p.cli, "local", UINT32_MAX, &n, &p.e), CS_USAGE);
+		assert_int_equal(cs_cli_number(&p.cli, "local", UINT32_MAX, &n, &p.e), CS_CLI_USAGE);
 		assert_int_equal(n, 7);
 		free(p.printed);
 	}
 	PARSE(&p, "auth", "list", "--local", "4294967295");
-	assert_int_equal(cs_cli_number(&p.cli, "local", UINT32_MAX, &n, &p.e), CS_OK);
+	assert_int_equal(cs_cli_number(&p.cli, "local", UINT32_MAX, &n, &p.e), CS_CLI_OK);
 	assert_int_equal(n, UINT32_MAX);
-	assert_int_equal(cs_cli_number(&p.cli, "remote", UINT32_MAX, &n, &p.e), CS_OK);
+	assert_int_equal(cs_cli_number(&p.cli, "remote", UINT32_MAX, &n, &p.e), CS_CLI_OK);
 	assert_int_equal(n, 0);
 	free(p.printed);
 }
