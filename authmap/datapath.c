@@ -2,6 +2,7 @@
 #include "datapath_private.h"
 
 #include <errno.h>
+#include <net/if.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -110,7 +111,7 @@ static int make_dirs(struct cs_datapath *dp, const struct cs_datapath_config *co
 	return 0;
 }
 
-static void set_sizes(struct datapath_bpf *obj, const struct cs_datapath_config *c)
+static void set_sizes(const struct cs_datapath *dp, struct datapath_bpf *obj, const struct cs_datapath_config *c)
 {
 	const struct {
 		struct bpf_map *map;
@@ -124,78 +125,8 @@ static void set_sizes(struct datapath_bpf *obj, const struct cs_datapath_config 
 		{obj->maps.cs_drop, c->drop_bytes}};
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
 		(void)bpf_map__set_max_entries(sizes[i].map, sizes[i].rows);
-	(void)bpf_map__set_type(obj->maps.cs_endpoint, c->array_ifindex ? BPF_MAP_TYPE_ARRAY : BPF_MAP_TYPE_HASH);
-	(void)bpf_map__set_max_entries(obj->maps.cs_endpoint, c->array_ifindex ? c->array_ifindex + 1 : c->endpoints);
-}
-
-static int map_path(const struct cs_datapath *dp, int index, char path[CS_DATAPATH_PATH + 32])
-{
-	return snprintf(path, CS_DATAPATH_PATH + 32, "%s/%s", dp->dir, map_names[index]);
-}
-
-/* A map that an earlier life pinned, if it fits; -1 if there is none. */
-static int pinned_map(const struct cs_datapath *dp, int index, const struct bpf_map *want, struct cs_error *e)
-{
-	char path[CS_DATAPATH_PATH + 32];
-	map_path(dp, index, path);
-	int fd = bpf_obj_get(path);
-	if (fd == -ENOENT)
-		return -1;
-	if (fd < 0)
-		return cs_error_errno(e, fd, "cannot open the pinned map %s", path);
-	struct bpf_map_info info = {0};
-	uint32_t size = sizeof(info);
-	int r = bpf_obj_get_info_by_fd(fd, &info, &size);
-	if (r < 0) {
-		close(fd);
-		return cs_error_errno(e, r, "cannot look at the pinned map %s", path);
-	}
-	if (info.type != bpf_map__type(want) || info.key_size != bpf_map__key_size(want) ||
-		info.value_size != bpf_map__value_size(want) || info.max_entries != bpf_map__max_entries(want)) {
-		close(fd);
-		return cs_error_set(e, -EINVAL,
-			"the map %s, in use since an earlier start, has type %u and %u rows, and these settings ask "
-			"for type "
-			"%u and %u: set them back, or open the node first (--detach)",
-			path, info.type, info.max_entries, (unsigned)bpf_map__type(want), bpf_map__max_entries(want));
-	}
-	return fd;
-}
-
-static int reuse_pinned(struct cs_datapath *dp, struct datapath_bpf *obj, bool taken[MAP_ALL], struct cs_error *e)
-{
-	for (int i = 0; i < MAP_ALL; i++) {
-		struct bpf_map *map = bpf_object__find_map_by_name(obj->obj, map_names[i]);
-		struct cs_error why = {0};
-		int fd = pinned_map(dp, i, map, &why);
-		if (fd < 0 && why.code < 0) {
-			if (e)
-				*e = why;
-			return why.code;
-		}
-		taken[i] = fd >= 0;
-		if (fd < 0)
-			continue;
-		int r = bpf_map__reuse_fd(map, fd); /* keeps a duplicate */
-		close(fd);
-		if (r < 0)
-			return cs_error_errno(e, r, "cannot take over the map %s/%s", dp->dir, map_names[i]);
-	}
-	return 0;
-}
-
-static int pin_new(struct cs_datapath *dp, const bool taken[MAP_ALL], struct cs_error *e)
-{
-	for (int i = 0; i < MAP_ALL; i++) {
-		char path[CS_DATAPATH_PATH + 32];
-		if (taken[i])
-			continue;
-		map_path(dp, i, path);
-		int r = bpf_obj_pin(dp->map_fd[i], path);
-		if (r < 0)
-			return cs_error_errno(e, r, "cannot pin the map %s", path);
-	}
-	return 0;
+	(void)bpf_map__set_type(obj->maps.cs_endpoint, dp->endpoint_hash ? BPF_MAP_TYPE_HASH : BPF_MAP_TYPE_ARRAY);
+	(void)bpf_map__set_max_entries(obj->maps.cs_endpoint, dp->endpoint_rows);
 }
 
 static struct datapath_bpf *open_object(
@@ -206,7 +137,7 @@ static struct datapath_bpf *open_object(
 		cs_error_errno(e, -errno, "cannot open the datapath's object: %s", libbpf_said);
 		return NULL;
 	}
-	set_sizes(obj, config);
+	set_sizes(dp, obj, config);
 	obj->rodata->held_action = dp->attach == CS_ATTACH_CLSACT ? TC_ACT_STOLEN : TC_ACT_SHOT;
 	obj->rodata->csum_kfunc = dp->csum == CS_CSUM_KFUNC;
 	return obj;
@@ -222,12 +153,13 @@ static int load_object(struct datapath_bpf *obj, struct cs_error *e)
 }
 
 static int load_first(
-	struct cs_datapath *dp, const struct cs_datapath_config *config, bool taken[MAP_ALL], struct cs_error *e)
+	struct cs_datapath *dp, const struct cs_datapath_config *config, struct cs_pins *pins, struct cs_error *e)
 {
 	struct datapath_bpf *obj = open_object(dp, config, e);
 	if (!obj)
 		return -ENOMEM;
-	int r = reuse_pinned(dp, obj, taken, e);
+	cs_pins_fini(pins);
+	int r = cs_pins_reuse(dp, obj->obj, pins, e);
 	if (r == 0)
 		r = load_object(obj, e);
 	if (r < 0) {
@@ -257,26 +189,31 @@ static int load_another(struct cs_datapath *dp, const struct cs_datapath_config 
 
 /* Known checksum state where the kernel has it. The kfunc is tried rather than looked for: a name in BTF says nothing
  * about who may call it. */
-static int load_all(struct cs_datapath *dp, const struct cs_datapath_config *config, struct cs_error *e)
+static int load_by_csum(
+	struct cs_datapath *dp, const struct cs_datapath_config *config, struct cs_pins *pins, struct cs_error *e)
 {
-	bool taken[MAP_ALL] = {false};
 	dp->csum = config->csum == CS_CSUM_AUTO ? CS_CSUM_KFUNC : config->csum;
-	int r = load_first(dp, config, taken, e);
+	int r = load_first(dp, config, pins, e);
 	if (r < 0 && config->csum == CS_CSUM_AUTO) {
 		dp->csum = CS_CSUM_PSEUDO;
-		r = load_first(dp, config, taken, e);
+		r = load_first(dp, config, pins, e);
 	}
-	if (r < 0) {
-		if (config->csum == CS_CSUM_KFUNC)
-			cs_error_prefix(e, "datapath.csum: kfunc, which needs bpf_cast_to_kern_ctx (Linux 6.2)");
-		return r;
-	}
-	for (int i = 1; i < CS_INSTANCES; i++) {
+	if (r < 0 && config->csum == CS_CSUM_KFUNC)
+		cs_error_prefix(e, "datapath.csum: kfunc, which needs bpf_cast_to_kern_ctx (Linux 6.2)");
+	return r;
+}
+
+static int load_all(struct cs_datapath *dp, const struct cs_datapath_config *config, struct cs_error *e)
+{
+	struct cs_pins pins;
+	cs_pins_init(&pins);
+	int r = load_by_csum(dp, config, &pins, e);
+	for (int i = 1; r == 0 && i < CS_INSTANCES; i++)
 		r = load_another(dp, config, i, e);
-		if (r < 0)
-			return r;
-	}
-	return pin_new(dp, taken, e);
+	if (r == 0)
+		r = cs_pins_replace(dp, &pins, e);
+	cs_pins_fini(&pins);
+	return r;
 }
 
 static int map_config(struct cs_datapath *dp, struct cs_error *e)
@@ -288,6 +225,18 @@ static int map_config(struct cs_datapath *dp, struct cs_error *e)
 	dp->config = page;
 	__atomic_store_n(&dp->config->abi, CS_ABI, __ATOMIC_RELAXED);
 	return 0;
+}
+
+/* Of this network namespace. Indices only grow, so a node that has seen many interfaces come and go has large ones. */
+static uint32_t largest_ifindex(void)
+{
+	uint32_t max = 0;
+	struct if_nameindex *names = if_nameindex();
+	for (const struct if_nameindex *n = names; n && n->if_index; n++)
+		if (n->if_index > max)
+			max = n->if_index;
+	if_freenameindex(names);
+	return max;
 }
 
 struct cs_datapath *cs_datapath_open(const struct cs_datapath_config *config, struct cs_error *e)
@@ -303,7 +252,7 @@ struct cs_datapath *cs_datapath_open(const struct cs_datapath_config *config, st
 	dp->attach = config->attach != CS_ATTACH_AUTO ? config->attach
 		     : cs_probe_tcx()                 ? CS_ATTACH_TCX
 						      : CS_ATTACH_CLSACT;
-	dp->endpoint_hash = config->array_ifindex == 0;
+	dp->endpoint_hash = largest_ifindex() > config->array_ifindex;
 	dp->endpoint_rows = dp->endpoint_hash ? config->endpoints : config->array_ifindex + 1;
 	if (make_dirs(dp, config, e) < 0 || load_all(dp, config, e) < 0 || map_config(dp, e) < 0) {
 		cs_datapath_free(dp);
@@ -327,11 +276,9 @@ void cs_datapath_free(struct cs_datapath *dp)
 int cs_datapath_unpin(struct cs_datapath *dp, struct cs_error *e)
 {
 	char path[CS_DATAPATH_PATH + 32];
-	for (int i = 0; i < MAP_ALL; i++) {
-		map_path(dp, i, path);
-		if (unlink(path) < 0 && errno != ENOENT)
-			return cs_error_errno(e, -errno, "cannot unpin %s", path);
-	}
+	int r = cs_pins_remove(dp, e);
+	if (r < 0)
+		return r;
 	snprintf(path, sizeof(path), "%s/links", dp->dir);
 	/* The instance's own directory goes too, unless another ABI lives there. */
 	if (rmdir(path) < 0 || rmdir(dp->dir) < 0)

@@ -41,39 +41,29 @@ static int del(struct cs_datapath *dp, int map, const void *key, struct cs_error
 	return r;
 }
 
-/* Widest key and value of all maps that are walked. */
-union row_key {
-	struct cs_flow_key flow;
-	uint8_t bytes[64];
-};
-union row_value {
-	struct cs_node node;
-	struct cs_basis basis;
-	uint8_t bytes[512];
-};
-
 int cs_datapath_each(struct cs_datapath *dp, enum cs_map map,
 	bool (*fn)(const void *key, const void *value, void *data), void *data, struct cs_error *e)
 {
-	union row_key key, next;
-	union row_value value;
+	/* Aligned, for fn reads them as what they are. */
+	uint8_t key[CS_ROW_KEY_MAX] __attribute__((aligned(8))), next[CS_ROW_KEY_MAX] __attribute__((aligned(8)));
+	uint8_t value[CS_ROW_VALUE_MAX] __attribute__((aligned(8)));
 	int fd = dp->map_fd[map], rows = 0;
-	int r = bpf_map_get_next_key(fd, NULL, &key);
+	int r = bpf_map_get_next_key(fd, NULL, key);
 	while (r == 0) {
 		/* The next key first: fn may delete this row, and from a missing key the walk would start again. */
-		int next_r = bpf_map_get_next_key(fd, &key, &next);
-		r = bpf_map_lookup_elem(fd, &key, &value);
+		int next_r = bpf_map_get_next_key(fd, key, next);
+		r = bpf_map_lookup_elem(fd, key, value);
 		bool is_row = r == 0;
 		if (map == CS_MAP_ENDPOINT && !dp->endpoint_hash)
-			is_row = is_row && ((struct cs_endpoint *)&value)->identity != 0;
+			is_row = is_row && ((struct cs_endpoint *)value)->identity != 0;
 		if (is_row) {
 			rows++;
-			if (!fn(&key, &value, data))
+			if (!fn(key, value, data))
 				return rows;
 		} else if (r < 0 && r != -ENOENT) {
 			break;
 		}
-		memcpy(&key, &next, sizeof(key));
+		memcpy(key, next, sizeof(key));
 		r = next_r;
 	}
 	if (r != -ENOENT)
@@ -114,9 +104,9 @@ int cs_datapath_endpoint_put(
 	struct cs_endpoint old;
 	if (!dp->endpoint_hash && ifindex >= dp->endpoint_rows)
 		return cs_error_reason(e, -ENOSPC, CS_R_MAP_FULL,
-			"the interface's index %u is above datapath.array_ifindex (%u); set that to 0 to look "
-			"interfaces up "
-			"in a hash",
+			"the interface's index %u is above %u, up to which this life looks interfaces up in an array; "
+			"started "
+			"again, it takes a hash",
 			ifindex, dp->endpoint_rows - 1);
 	int r = make_budgets(dp, ifindex, e);
 	if (r == 0 && cs_datapath_endpoint_get(dp, ifindex, &old) == 1 && !same_owner(&old, endpoint))

@@ -6,6 +6,7 @@
 #include <linux/if_ether.h>
 #include <linux/pkt_cls.h>
 #include <netinet/in.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -149,6 +150,12 @@ void world_free(struct world *w)
 		fail_msg("%s", e.text);
 	cs_datapath_free(w->dp);
 	free(w);
+}
+
+int own_network(void **state)
+{
+	(void)state;
+	return unshare(CLONE_NEWNET);
 }
 
 int world_open(void **state)

@@ -504,5 +504,5 @@ int main(void)
 		cmocka_unit_test(test_checksum_known),
 		cmocka_unit_test(test_segmentation),
 	};
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return cmocka_run_group_tests(tests, own_network, NULL);
 }

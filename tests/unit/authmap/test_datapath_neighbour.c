@@ -225,5 +225,5 @@ int main(void)
 		CASE(test_groups),
 		CASE(test_dhcp),
 	};
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return cmocka_run_group_tests(tests, own_network, NULL);
 }

@@ -11,6 +11,8 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <bpf/bpf.h>
+#include <linux/bpf.h>
 
 static struct cs_datapath_config small(const char *instance)
 {
@@ -215,25 +217,78 @@ static void test_taken_over(void **state)
 	cs_datapath_free(dp);
 }
 
+static uint32_t rows(struct cs_datapath *dp, const char *name)
+{
+	struct bpf_map_info info = {0};
+	uint32_t size = sizeof(info);
+	assert_int_equal(bpf_obj_get_info_by_fd(cs_datapath_map_fd(dp, name), &info, &size), 0);
+	return info.max_entries;
+}
+
+/* Other sizes than an earlier life's: the rows move, and where they have no room nothing changes. */
 static void test_other_sizes(void **state)
 {
 	char name[64];
 	struct cs_error e = {0};
+	struct cs_endpoint ep = {.identity = 1000}, found;
+	struct cs_auth_key key = {.local = 1000, .node = 1, .type = CS_AUTH_SPIRE};
+	uint64_t value;
 	(void)state;
 	new_instance(name);
 	struct cs_datapath_config c = small(name), other = c;
 	struct cs_datapath *dp = must_open(&c);
+	for (key.remote = 1; key.remote <= 100; key.remote++)
+		assert_int_equal(cs_datapath_auth_put(dp, &key, key.remote, NULL), 0);
+	assert_int_equal(cs_datapath_endpoint_put(dp, 7, &ep, NULL), 0);
 	cs_datapath_free(dp);
 	other.auth = 512;
+	other.array_ifindex = 0;
+	other.held_bytes = 65536;
+	dp = must_open(&other);
+	assert_int_equal(rows(dp, "cs_auth"), 512);
+	assert_int_equal(rows(dp, "cs_basis"), 512);
+	assert_int_equal(rows(dp, "cs_held"), 65536);
+	for (key.remote = 1; key.remote <= 100; key.remote++) {
+		assert_int_equal(cs_datapath_auth_get(dp, &key, &value), 1);
+		assert_int_equal(value, key.remote);
+	}
+	assert_int_equal(cs_datapath_endpoint_get(dp, 7, &found), 1);
+	assert_int_equal(found.identity, 1000);
+	cs_datapath_free(dp);
+	dp = must_open(&c); /* and back to an array */
+	assert_int_equal(rows(dp, "cs_auth"), 256);
+	assert_int_equal(cs_datapath_endpoint_get(dp, 7, &found), 1);
+	cs_datapath_free(dp);
+	other.auth = 64;
 	assert_null(cs_datapath_open(&other, &e));
 	assert_non_null(strstr(e.text, "/cs_auth"));
-	assert_non_null(strstr(e.text, "256"));
-	assert_non_null(strstr(e.text, "512"));
-	other = c;
-	other.array_ifindex = 0;
-	assert_null(cs_datapath_open(&other, &e));
-	assert_non_null(strstr(e.text, "/cs_endpoint"));
+	assert_non_null(strstr(e.text, "set a larger one"));
 	dp = must_open(&c);
+	key.remote = 100;
+	assert_int_equal(cs_datapath_auth_get(dp, &key, &value), 1);
+	assert_int_equal(cs_datapath_unpin(dp, NULL), 0);
+	cs_datapath_free(dp);
+	assert_false(exists(name));
+}
+
+/* A map of another program under our name is not touched. */
+static void test_foreign_map(void **state)
+{
+	char name[64], path[320];
+	struct cs_error e = {0};
+	(void)state;
+	new_instance(name);
+	struct cs_datapath_config c = small(name);
+	struct cs_datapath *dp = must_open(&c);
+	snprintf(path, sizeof(path), "%s/cs_auth", cs_datapath_dir(dp));
+	assert_int_equal(unlink(path), 0);
+	int fd = bpf_map_create(BPF_MAP_TYPE_HASH, NULL, 12, 16, 256, NULL);
+	assert_int_equal(bpf_obj_pin(fd, path), 0);
+	close(fd);
+	struct cs_datapath *again = cs_datapath_open(&c, &e);
+	assert_null(again);
+	assert_non_null(strstr(e.text, "/cs_auth"));
+	assert_non_null(strstr(e.text, "another size"));
 	assert_int_equal(cs_datapath_unpin(dp, NULL), 0);
 	cs_datapath_free(dp);
 }
@@ -313,7 +368,7 @@ static void test_endpoint_kinds(void **state)
 		assert_int_equal(r, hash ? 0 : -ENOSPC);
 		if (!hash) {
 			assert_int_equal(e.reason, CS_R_MAP_FULL);
-			assert_non_null(strstr(e.text, "datapath.array_ifindex"));
+			assert_non_null(strstr(e.text, "takes a hash"));
 		}
 		assert_int_equal(cs_datapath_endpoint_del(w->dp, IFINDEX, &e), 0);
 		assert_int_equal(cs_datapath_endpoint_get(w->dp, IFINDEX, &found), 0);
@@ -331,9 +386,10 @@ int main(void)
 		cmocka_unit_test(test_bpffs),
 		cmocka_unit_test(test_taken_over),
 		cmocka_unit_test(test_other_sizes),
+		cmocka_unit_test(test_foreign_map),
 		cmocka_unit_test(test_dotted_instance),
 		cmocka_unit_test_setup_teardown(test_full_maps_and_walks, world_open, world_close),
 		cmocka_unit_test(test_endpoint_kinds),
 	};
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return cmocka_run_group_tests(tests, own_network, NULL);
 }
