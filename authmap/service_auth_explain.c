@@ -73,6 +73,9 @@ static void say_unauthenticated(const struct question *q, char *out, size_t size
 			cs_reason_sentence(why));
 	else if (q->pair && (q->pair->attempt || q->pair->waiting))
 		snprintf(out, size, "the pair is being authenticated");
+	else if (q->pair && q->pair->refused)
+		snprintf(out, size, "the next packet asks for it; the last answer was %s, %s",
+			cs_reason_name(q->pair->refused), cs_reason_sentence(q->pair->refused));
 	else
 		snprintf(out, size, "the next packet asks for it");
 }
