@@ -192,9 +192,15 @@ bool cs_endpoint_set(struct cs_node_endpoint *ep, Countersign__V1__Step step, bo
 
 Countersign__V1__Step cs_endpoint_unmet(const struct cs_node_endpoint *ep, const Countersign__V1__Step *steps, size_t n)
 {
-	for (size_t i = 0; i < n; i++)
-		if (!ep->conditions[steps[i]].met)
-			return steps[i];
+	for (size_t i = 0; i < n; i++) {
+		if (ep->conditions[steps[i]].met)
+			continue;
+		/* What is not placed is not enforced either: name the cause. */
+		for (Countersign__V1__Step s = COUNTERSIGN__V1__STEP__STEP_REGISTERED; s < steps[i]; s++)
+			if (s <= COUNTERSIGN__V1__STEP__STEP_PLACED && !ep->conditions[s].met)
+				return s;
+		return steps[i];
+	}
 	return COUNTERSIGN__V1__STEP__STEP_UNSPECIFIED;
 }
 
