@@ -211,11 +211,9 @@ static void show(const struct cs_cli *cli, const json_t *endpoint)
 		"no conditions yet", cs_cli_now_ms(), cli->colour);
 }
 
-/* Whether the wait was for this condition, or for one that rests on it; without --wait it is for `enforced`. */
+/* Whether the wait was for this condition; without --wait it is for `enforced`. */
 static bool waited_for(const struct registration *r, const char *step)
 {
-	if (strcmp(step, "identified") == 0 || strcmp(step, "placed") == 0)
-		return true;
 	if (r->request.n_wait_for == 0)
 		return strcmp(step, "enforced") == 0;
 	for (size_t i = 0; i < r->request.n_wait_for; i++)
