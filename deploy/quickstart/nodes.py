@@ -333,10 +333,10 @@ class Node:
         return {name: float(value) for name, value in lines}
 
     def dropped(self):
-        """{reason: packets} that this node's datapath dropped, both hooks."""
+        """{reason: packets} that this node dropped: in the datapath, both hooks, and among those that were held."""
         found = {}
         for name, value in self.metrics().items():
-            m = re.match(r'countersign_dropped_packets_total\{.*reason="([a-z0-9-]+)"', name)
+            m = re.match(r'countersign_(?:hold_)?dropped_packets_total\{.*reason="([a-z0-9-]+)"', name)
             if m and 'would="true"' not in name:
                 found[m[1]] = found.get(m[1], 0) + int(value)
         return found
