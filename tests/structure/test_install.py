@@ -10,6 +10,8 @@ from lab.tree import ROOT, tracked
 
 BUILD = Path(os.environ.get("CS_BUILD", ROOT / "build/release"))
 PREFIX = "/usr/local"  # CMake's own
+DAEMONS = ["identityd", "spire-adapter", "authd"]
+UNITS = [f"lib/systemd/system/countersign-{d}.service" for d in DAEMONS] + ["lib/sysusers.d/countersign.conf"]
 PROGRAMS = ["bin/countersign", "sbin/countersign-identityd", "sbin/countersign-spire-adapter", "sbin/countersign-authd",
             "libexec/countersign/countersign-handshaker"]
 INTERNAL = {"libexec/countersign/countersign-handshaker"}  # nobody starts it by hand
@@ -29,7 +31,7 @@ def installed(staged, under="."):
 
 def test_every_program_is_in_its_place_and_nothing_else_is(staged):
     assert not any(p for p in staged.parents[1].iterdir() if p != staged.parent)
-    assert {f for f in installed(staged) if not f.startswith(("include/", "share/man/"))} == set(PROGRAMS)
+    assert {f for f in installed(staged) if not f.startswith(("include/", "share/man/"))} == set(PROGRAMS + UNITS)
     for program in PROGRAMS:
         assert (staged / program).stat().st_mode & 0o7777 == 0o755
 
@@ -97,3 +99,10 @@ def test_a_program_that_is_not_hardened_is_found(tmp_path):
                    check=True, stderr=subprocess.DEVNULL)
     assert complaints(program) == {"position independent", "relro", "bind now", "stack not executable", "stack protector",
                                    "no search path of its own", "fortified"}
+
+
+@pytest.mark.parametrize("daemon", DAEMONS)
+def test_a_unit_starts_what_is_installed(staged, daemon):
+    unit = (staged / f"lib/systemd/system/countersign-{daemon}.service").read_text()
+    command = next(line for line in unit.splitlines() if line.startswith("ExecStart=")).removeprefix("ExecStart=").split()[0]
+    assert "@" not in unit and (staged.parents[1] / command.lstrip("/")).exists()
