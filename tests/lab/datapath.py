@@ -87,16 +87,20 @@ class Datapath:
             ["nsenter", f"--net={self.ns.path}", str(TOOL), BPFFS, self.instance, attach, csum, str(array_ifindex)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
         self.replies, self.events = queue.Queue(), queue.Queue()
-        threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
+        threading.Thread(target=self._read, args=(self.process, self.replies, self.events), daemon=True).start()
         kind, text = self._reply()
         assert kind == expect, text
         return text
 
-    def _read(self, process):
+    @staticmethod
+    def _read(process, replies, events):
         for line in process.stdout:
             kind, _, text = line.rstrip("\n").partition(" ")
-            (self.events if kind == "event" else self.replies).put(text if kind == "event" else (kind, text.strip()))
-        self.replies.put(("error", "the process ended"))
+            if kind == "event":
+                events.put(text)
+            else:
+                replies.put((kind, text.strip()))
+        replies.put(("error", "the process ended"))
 
     def _reply(self):
         return self.replies.get(timeout=20)
