@@ -1,0 +1,345 @@
+/* The cluster role's core: what a claim changes in the directory, and what a refusal or a file that is wrong does not. */
+#include "core.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+#include <cmocka.h>
+#include "mem.h"
+
+#define KIND(name) COUNTERSIGN__V1__KIND__KIND_##name
+
+static char dir[] = "/tmp/countersign-core-XXXXXX", store[64], placement[64], policies[64], policy[80];
+static struct cs_core_config config;
+static struct cs_core *core;
+static struct cs_directory *directory;
+
+static void write_file(const char *path, const char *text)
+{
+	FILE *f = fopen(path, "w");
+	assert_non_null(f);
+	fputs(text, f);
+	fclose(f);
+}
+
+static void open_core(void)
+{
+	struct cs_changes changes = {0};
+	struct cs_error e = {0};
+	uint64_t epoch;
+	if (cs_core_open(&config, &core, &epoch, &changes, &e) < 0)
+		fail_msg("%s", e.text);
+	directory = cs_dir_new(epoch, NULL);
+	assert_int_equal(cs_changes_apply_take(&changes, directory, &e), 0);
+	assert_true(cs_dir_published(directory));
+}
+
+static void close_core(void)
+{
+	cs_core_close(core);
+	cs_dir_free(directory);
+	core = NULL;
+	directory = NULL;
+}
+
+static void remove_store(void)
+{
+	static const char *const suffixes[] = {"", "-wal", ".lock"};
+	for (size_t i = 0; i < 3; i++) {
+		char name[80];
+		snprintf(name, sizeof(name), "%s%s", store, suffixes[i]);
+		unlink(name);
+	}
+	unlink(placement);
+	unlink(policy);
+}
+
+static int setup(void **state)
+{
+	(void)state;
+	remove_store();
+	config = (struct cs_core_config){.store_path = store,
+		.trust_domain = "example.org",
+		.spiffe_id_template = "spiffe://example.org/identity/{id}",
+		.placement_file = placement,
+		.policy_dir = policies};
+	return 0;
+}
+
+static struct cs_ask *new_claims(enum cs_ask_kind kind, const char *node, size_t n)
+{
+	return cs_ask_new(kind, node, n);
+}
+
+static void fill(struct cs_claim *claim, const char *id, const char *labels, uint8_t ip)
+{
+	struct cs_error e;
+	claim->id = cs_xstrdup(id);
+	assert_int_equal(cs_labels_parse(labels, strlen(labels), &claim->labels, &e), 0);
+	claim->addrs[0] = (struct cs_ip){.len = 4, .bytes = {10, 0, 0, ip}};
+	claim->naddrs = 1;
+}
+
+/* The ask, answered and in the directory. */
+static struct cs_ask *run(struct cs_ask *ask)
+{
+	struct cs_changes changes = {0};
+	struct cs_error e;
+	assert_int_equal(cs_core_ask(core, &ask, 1, &changes, &e), 0);
+	assert_int_equal(cs_changes_apply_take(&changes, directory, &e), 0);
+	assert_true(ask->revision <= cs_dir_revision(directory));
+	return ask;
+}
+
+static struct cs_ask *claim(const char *node, const char *id, const char *labels, uint8_t ip)
+{
+	struct cs_ask *ask = new_claims(CS_ASK_CLAIM, node, 1);
+	fill(&ask->claims[0], id, labels, ip);
+	return run(ask);
+}
+
+static uint32_t claimed(const char *node, const char *id, const char *labels, uint8_t ip)
+{
+	struct cs_ask *ask = claim(node, id, labels, ip);
+	assert_int_equal(ask->claims[0].result, 0);
+	uint32_t identity = ask->claims[0].identity;
+	cs_ask_free(ask);
+	return identity;
+}
+
+static void release(const char *node, const char *id)
+{
+	struct cs_ask *ask = new_claims(CS_ASK_RELEASE, node, 1);
+	ask->claims[0].id = cs_xstrdup(id);
+	cs_ask_free(run(ask));
+}
+
+static const Countersign__V1__Endpoint *endpoint(const char *node, const char *id)
+{
+	cs_record key = COUNTERSIGN__V1__RECORD__INIT;
+	Countersign__V1__Endpoint m = COUNTERSIGN__V1__ENDPOINT__INIT;
+	m.node = (char *)node;
+	m.id = (char *)id;
+	key.record_case = COUNTERSIGN__V1__RECORD__RECORD_ENDPOINT;
+	key.endpoint = &m;
+	const cs_record *found = cs_dir_get(directory, &key);
+	return found ? found->endpoint : NULL;
+}
+
+static void test_claims(void **state)
+{
+	(void)state;
+	open_core();
+	assert_int_equal(claimed("n1", "a", "k8s:app=a", 1), 256);
+	assert_int_equal(claimed("n1", "b", "k8s:app=a", 2), 256);
+	assert_int_equal(claimed("n2", "c", "k8s:app=c", 3), 257);
+	assert_int_equal(endpoint("n1", "a")->identity, 256);
+	assert_string_equal(cs_dir_placement(directory, 256, "n1")->authority, "self");
+	assert_int_equal(cs_dir_count(directory, KIND(POLICY_DEFAULT)), 2);
+	assert_true(cs_dir_identity(directory, 256)->incarnation != 0);
+	/* One revision for all that a claim changes. */
+	uint64_t before = cs_dir_revision(directory);
+	assert_int_equal(claimed("n2", "d", "k8s:app=d", 4), 258);
+	assert_int_equal(cs_dir_revision(directory), before + 1);
+	/* A placement goes with its last endpoint. */
+	release("n1", "a");
+	assert_non_null(cs_dir_placement(directory, 256, "n1"));
+	release("n1", "b");
+	assert_null(cs_dir_placement(directory, 256, "n1"));
+	assert_null(endpoint("n1", "b"));
+	assert_non_null(cs_dir_identity(directory, 256));
+	assert_int_equal(cs_dir_count(directory, KIND(POLICY_DEFAULT)), 2); /* of 257 and 258 */
+	/* Other labels for an endpoint move its placement. */
+	assert_int_equal(claimed("n2", "c", "k8s:app=a", 3), 256);
+	assert_null(cs_dir_placement(directory, 257, "n2"));
+	assert_non_null(cs_dir_placement(directory, 256, "n2"));
+	/* The same again is no revision. */
+	before = cs_dir_revision(directory);
+	assert_int_equal(claimed("n2", "c", "k8s:app=a", 3), 256);
+	assert_int_equal(cs_dir_revision(directory), before);
+	uint64_t epoch = cs_dir_epoch(directory);
+	close_core();
+	open_core();
+	assert_true(cs_dir_epoch(directory) == epoch);
+	assert_true(
+		cs_dir_revision(directory) > before); /* nobody resumes across a restart that may have changed policy */
+	assert_int_equal(endpoint("n2", "c")->identity, 256);
+	assert_int_equal(cs_dir_count(directory, KIND(IDENTITY)), 3);
+	close_core();
+}
+
+static void test_reconcile(void **state)
+{
+	(void)state;
+	open_core();
+	claimed("n1", "a", "k8s:app=a", 1);
+	claimed("n1", "b", "k8s:app=b", 2);
+	claimed("n1", "gone", "k8s:app=gone", 3);
+	claimed("n2", "other", "k8s:app=other", 4);
+	/* a and b swap their addresses; `gone` goes, and its address to a new one; one is refused. */
+	struct cs_ask *ask = new_claims(CS_ASK_RECONCILE, "n1", 4);
+	fill(&ask->claims[0], "a", "k8s:app=a", 2);
+	fill(&ask->claims[1], "b", "k8s:app=b", 1);
+	fill(&ask->claims[2], "new", "k8s:app=new", 3);
+	fill(&ask->claims[3], "taken", "k8s:app=taken", 4);
+	run(ask);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(ask->claims[i].result, 0);
+	assert_int_equal(ask->claims[3].error.reason, CS_R_ADDRESS_TAKEN);
+	assert_int_equal(ask->claims[3].identity, 0);
+	cs_ask_free(ask);
+	assert_int_equal(endpoint("n1", "a")->addresses[0]->ip.data[3], 2);
+	assert_int_equal(endpoint("n1", "b")->addresses[0]->ip.data[3], 1);
+	assert_null(endpoint("n1", "gone"));
+	assert_non_null(endpoint("n1", "new"));
+	assert_non_null(endpoint("n2", "other"));
+	assert_non_null(cs_dir_placement(directory, 256, "n1"));
+	cs_ask_free(run(new_claims(CS_ASK_RECONCILE, "n1", 0)));
+	assert_int_equal(cs_dir_count(directory, KIND(ENDPOINT)), 1);
+	assert_int_equal(cs_dir_count(directory, KIND(PLACEMENT)), 1);
+	close_core();
+}
+
+static void test_static_placement(void **state)
+{
+	(void)state;
+	config.authority = CS_AUTHORITY_STATIC;
+	write_file(placement, "placements:\n- labels: [k8s:app=a]\n  nodes: [n1]\n");
+	open_core();
+	claimed("n1", "a", "k8s:app=a", 1);
+	struct cs_ask *ask = claim("n2", "a", "k8s:app=a", 2);
+	assert_int_equal(ask->claims[0].error.reason, CS_R_PLACEMENT_REFUSED);
+	assert_int_equal(ask->claims[0].identity, 256); /* it is known */
+	cs_ask_free(ask);
+	ask = claim("n2", "b", "k8s:app=b", 2);
+	assert_int_equal(ask->claims[0].error.reason, CS_R_PLACEMENT_REFUSED);
+	assert_int_equal(ask->claims[0].identity, 0); /* and none is made */
+	cs_ask_free(ask);
+	assert_int_equal(cs_dir_count(directory, KIND(ENDPOINT)), 1);
+	/* A stored claim that changes to labels that are refused is no claim any more. */
+	ask = claim("n1", "a", "k8s:app=b", 1);
+	assert_int_equal(ask->claims[0].error.reason, CS_R_PLACEMENT_REFUSED);
+	cs_ask_free(ask);
+	assert_null(endpoint("n1", "a"));
+	assert_null(cs_dir_placement(directory, 256, "n1"));
+	claimed("n1", "a", "k8s:app=a", 1);
+	struct cs_changes changes = {0};
+	struct cs_error e;
+	/* Wrong: nothing changes. */
+	write_file(placement, "placements: wrong\n");
+	assert_true(cs_core_reload_placement(core, &changes, &e) < 0);
+	assert_int_equal(changes.n, 0);
+	assert_int_equal(claimed("n1", "a2", "k8s:app=a", 5), 256);
+	/* Withdrawn. */
+	write_file(placement, "placements:\n- labels: [k8s:app=a]\n  nodes: [n2]\n");
+	assert_int_equal(cs_core_reload_placement(core, &changes, &e), 0);
+	assert_int_equal(cs_changes_apply_take(&changes, directory, &e), 0);
+	assert_int_equal(cs_dir_count(directory, KIND(ENDPOINT)), 0);
+	assert_null(cs_dir_placement(directory, 256, "n1"));
+	claimed("n2", "a", "k8s:app=a", 1);
+	close_core();
+	/* ... while we were not there. */
+	write_file(placement, "placements: []\n");
+	open_core();
+	assert_int_equal(cs_dir_count(directory, KIND(ENDPOINT)), 0);
+	assert_int_equal(cs_dir_count(directory, KIND(PLACEMENT)), 0);
+	close_core();
+}
+
+#define POLICY(ingress)                                                                                                \
+	"apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata:\n  name: p\nspec:\n  endpointSelector:\n"      \
+	"    matchLabels: {app: a}\n  ingress:\n" ingress
+
+static size_t reload_policy(int expected)
+{
+	struct cs_changes changes = {0};
+	struct cs_error e = {0};
+	int r = cs_core_reload_policy(core, &changes, &e);
+	if ((r < 0) != (expected < 0))
+		fail_msg("%d: %s", r, e.text);
+	size_t n = changes.n;
+	assert_int_equal(cs_changes_apply_take(&changes, directory, &e), 0);
+	return n;
+}
+
+static void test_policy(void **state)
+{
+	(void)state;
+	write_file(policy, POLICY("  - fromEndpoints:\n    - matchLabels: {app: b}\n  - fromCIDR: [192.0.2.0/24]\n"));
+	open_core();
+	assert_int_equal(cs_core_policies(core), 1);
+	assert_int_equal(cs_dir_count(directory, KIND(PREFIX)), 1);
+	assert_int_equal(cs_dir_count(directory, KIND(POLICY_ROW)), 0); /* nobody is placed anywhere */
+	claimed("n1", "a", "k8s:app=a", 1);
+	size_t rows = cs_dir_count(directory, KIND(POLICY_ROW));
+	assert_true(rows >= 1); /* of the prefix */
+	/* A peer that comes later, placed elsewhere, makes a row for a: in the same revision. */
+	uint64_t before = cs_dir_revision(directory);
+	claimed("n2", "b", "k8s:app=b", 2);
+	assert_int_equal(cs_dir_revision(directory), before + 1);
+	assert_int_equal(cs_dir_count(directory, KIND(POLICY_ROW)), rows + 1);
+	/* The same files: no revision. */
+	assert_int_equal(reload_policy(0), 0);
+	assert_int_equal(cs_dir_revision(directory), before + 1);
+	/* Wrong: nothing changes. */
+	write_file(policy, POLICY("  - fromEndpoint: []\n"));
+	reload_policy(-1);
+	assert_int_equal(cs_dir_revision(directory), before + 1);
+	assert_int_equal(claimed("n1", "c", "k8s:app=a;k8s:v=2", 3), 258);
+	assert_true(cs_dir_count(directory, KIND(POLICY_ROW)) > rows + 1); /* compiled with what is in force */
+	/* Gone. */
+	unlink(policy);
+	reload_policy(0);
+	assert_int_equal(cs_dir_count(directory, KIND(POLICY)), 0);
+	assert_int_equal(cs_dir_count(directory, KIND(PREFIX)), 0);
+	assert_int_equal(cs_dir_count(directory, KIND(POLICY_ROW)), 0);
+	assert_int_equal(cs_dir_count(directory, KIND(POLICY_DEFAULT)), 3);
+	close_core();
+}
+
+static void test_hello(void **state)
+{
+	(void)state;
+	open_core();
+	struct cs_ask *ask = cs_ask_new(CS_ASK_HELLO, "n1", 0);
+	ask->addrs[0] = (struct cs_ip){.len = 4, .bytes = {10, 0, 0, 1}};
+	ask->naddrs = 1;
+	ask->port = 4250;
+	ask->path = cs_xstrdup("wireguard");
+	run(ask);
+	assert_int_equal(ask->result, 0);
+	assert_string_equal(cs_dir_node(directory, "n1")->path, "wireguard");
+	/* Another node with that address. */
+	free(ask->node);
+	ask->node = cs_xstrdup("n2");
+	run(ask);
+	assert_int_equal(ask->error.reason, CS_R_NODE_ADDRESS_TAKEN);
+	assert_null(cs_dir_node(directory, "n2"));
+	cs_ask_free(ask);
+	close_core();
+}
+
+int main(void)
+{
+	if (!mkdtemp(dir))
+		return 1;
+	snprintf(store, sizeof(store), "%s/store.db", dir);
+	snprintf(placement, sizeof(placement), "%s/placement", dir);
+	snprintf(policies, sizeof(policies), "%s", dir);
+	snprintf(policy, sizeof(policy), "%s/p.yaml", policies);
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup(test_claims, setup),
+		cmocka_unit_test_setup(test_reconcile, setup),
+		cmocka_unit_test_setup(test_static_placement, setup),
+		cmocka_unit_test_setup(test_policy, setup),
+		cmocka_unit_test_setup(test_hello, setup),
+	};
+	int r = cmocka_run_group_tests(tests, NULL, NULL);
+	remove_store();
+	rmdir(dir);
+	return r;
+}
