@@ -35,7 +35,7 @@ struct cs_cluster {
 	void *closed_data;
 	struct cs_check *check_store, *check_policy, *check_placement;
 	char policy_said[1024], placement_said[1024]; /* the last error that was logged */
-	struct cs_metric *commits, *commit_seconds, *reloads;
+	struct cs_metric *commits, *commit_seconds, *reloads, *waiting;
 };
 
 static void start_job(struct cs_cluster *c);
@@ -138,6 +138,7 @@ static void start_job(struct cs_cluster *c)
 		.placement = c->want_placement};
 	memmove(c->queue, c->queue + n, (c->nqueue - n) * sizeof(*c->queue));
 	c->nqueue -= n;
+	cs_metric_set(c->waiting, (double)c->nqueue);
 	c->want_policy = c->want_placement = false;
 	c->running = true;
 	c->work.data = c;
@@ -156,6 +157,7 @@ int cs_cluster_ask_take(struct cs_cluster *c, struct cs_ask *ask, struct cs_erro
 		c->queue = cs_xrealloc(c->queue, c->capqueue, sizeof(*c->queue));
 	}
 	c->queue[c->nqueue++] = ask;
+	cs_metric_set(c->waiting, (double)c->nqueue);
 	start_job(c);
 	return 0;
 }
@@ -215,6 +217,7 @@ static void make_checks(struct cs_cluster *c)
 	c->commits = cs_counter(m, "countersign_store_commits_total", "Transactions of the store", "result", 2);
 	c->commit_seconds = cs_histogram(m, "countersign_store_commit_seconds", "How long a transaction took", NULL, 1,
 		cs_metric_seconds, cs_metric_nseconds);
+	c->waiting = cs_gauge(m, "countersign_store_waiting", "Requests that wait for the store", NULL, 1);
 	c->reloads = cs_counter(m, "countersign_policy_reloads_total", "How often the policies were read", "result", 2);
 }
 
@@ -245,6 +248,8 @@ int cs_cluster_new(const struct cs_cluster_options *options, struct cs_cluster *
 	watch(c, &c->watch_policy, c->options.core.policy_dir, false);
 	watch(c, &c->watch_placement,
 		c->options.core.authority == CS_AUTHORITY_STATIC ? c->options.core.placement_file : "", true);
+	if (options->core.authority == CS_AUTHORITY_SELF)
+		cs_info("placement: self-asserted; what a node says of itself is believed");
 	*ret = c;
 	return 0;
 }

@@ -80,154 +80,6 @@ void cs_ask_free(struct cs_ask *ask)
 	free(ask);
 }
 
-/* --- what is known --- */
-
-static struct known_identity *learn_identity(struct cs_core *core, const struct cs_store_identity *identity)
-{
-	struct known_identity *known;
-	HASH_FIND(hh, core->identities, &identity->id, sizeof(identity->id), known);
-	if (known)
-		return known;
-	known = cs_xcalloc(1, sizeof(*known));
-	known->id = identity->id;
-	known->incarnation = identity->incarnation;
-	known->text = cs_xstrdup(identity->labels);
-	known->spiffe_id = cs_xstrdup(identity->spiffe_id);
-	struct cs_error e;
-	if (cs_labels_parse(known->text, strlen(known->text), &known->labels, &e) < 0)
-		known->labels = (struct cs_labels){0}; /* a store that was written to by hand: matches no selector */
-	HASH_ADD(hh, core->identities, id, sizeof(known->id), known);
-	HASH_ADD_KEYPTR(hh_text, core->by_text, known->text, strlen(known->text), known);
-	return known;
-}
-
-static struct known_identity *identity_of(struct cs_core *core, uint32_t id)
-{
-	struct known_identity *known;
-	HASH_FIND(hh, core->identities, &id, sizeof(id), known);
-	return known;
-}
-
-static char *join(const char *a, const char *b)
-{
-	char *key = NULL;
-	return asprintf(&key, "%s/%s", a, b) < 0 ? cs_mem_check(NULL) : key;
-}
-
-static struct known_claim *claim_of(struct cs_core *core, const char *node, const char *endpoint)
-{
-	struct known_claim *known;
-	char *key = join(node, endpoint);
-	HASH_FIND_STR(core->claims, key, known);
-	free(key);
-	return known;
-}
-
-/* --- placements follow from claims --- */
-
-static void place(struct cs_core *core, uint32_t identity, const char *node, struct cs_changes *changes)
-{
-	char number[16];
-	snprintf(number, sizeof(number), "%u", identity);
-	char *key = join(number, node);
-	struct placed *placed;
-	HASH_FIND_STR(core->placed, key, placed);
-	if (placed) {
-		free(key);
-		placed->claims++;
-		return;
-	}
-	placed = cs_xcalloc(1, sizeof(*placed));
-	placed->key = key;
-	placed->claims = 1;
-	HASH_ADD_KEYPTR(hh, core->placed, placed->key, strlen(placed->key), placed);
-	cs_changes_add_take(
-		changes, cs_core_placement_record(identity, node, cs_authority_name(core->authority), false));
-	struct local *local;
-	HASH_FIND(hh, core->locals, &identity, sizeof(identity), local);
-	if (!local) {
-		local = cs_xcalloc(1, sizeof(*local));
-		local->identity = identity;
-		local->stale = true;
-		HASH_ADD(hh, core->locals, identity, sizeof(identity), local);
-	}
-	local->placements++;
-}
-
-static void unplace(struct cs_core *core, uint32_t identity, const char *node, struct cs_changes *changes)
-{
-	char number[16];
-	snprintf(number, sizeof(number), "%u", identity);
-	char *key = join(number, node);
-	struct placed *placed;
-	HASH_FIND_STR(core->placed, key, placed);
-	free(key);
-	if (!placed || --placed->claims > 0)
-		return;
-	HASH_DEL(core->placed, placed);
-	free(placed->key);
-	free(placed);
-	cs_changes_add_take(changes, cs_core_placement_record(identity, node, "", true));
-	struct local *local;
-	HASH_FIND(hh, core->locals, &identity, sizeof(identity), local);
-	if (local && --local->placements == 0)
-		cs_core_local_free(core, local, changes);
-}
-
-static void learn_claim(struct cs_core *core, const struct cs_store_claim *claim, struct cs_changes *changes)
-{
-	struct known_claim *known = claim_of(core, claim->node, claim->endpoint);
-	if (!known) {
-		known = cs_xcalloc(1, sizeof(*known));
-		known->key = join(claim->node, claim->endpoint);
-		known->node = cs_xstrdup(claim->node);
-		known->endpoint = cs_xstrdup(claim->endpoint);
-		HASH_ADD_KEYPTR(hh, core->claims, known->key, strlen(known->key), known);
-	}
-	uint32_t before = known->identity;
-	known->identity = claim->identity;
-	memcpy(known->addrs, claim->addrs, sizeof(known->addrs));
-	known->naddrs = claim->naddrs;
-	if (before != claim->identity) {
-		place(core, claim->identity, claim->node, changes);
-		if (before != 0)
-			unplace(core, before, claim->node, changes);
-	}
-	cs_changes_add_take(changes, cs_core_endpoint_record(known, false));
-}
-
-static void forget_claim(struct cs_core *core, const char *node, const char *endpoint, struct cs_changes *changes)
-{
-	struct known_claim *known = claim_of(core, node, endpoint);
-	if (!known)
-		return;
-	cs_changes_add_take(changes, cs_core_endpoint_record(known, true));
-	unplace(core, known->identity, known->node, changes);
-	HASH_DEL(core->claims, known);
-	free(known->key);
-	free(known->node);
-	free(known->endpoint);
-	free(known);
-}
-
-static void learn_node(struct cs_core *core, const struct cs_store_node *node, struct cs_changes *changes)
-{
-	struct known_node *known;
-	HASH_FIND_STR(core->nodes, node->name, known);
-	if (!known) {
-		known = cs_xcalloc(1, sizeof(*known));
-		known->name = cs_xstrdup(node->name);
-		HASH_ADD_KEYPTR(hh, core->nodes, known->name, strlen(known->name), known);
-	}
-	char *path = cs_xstrdup(node->path); /* which may be the known one's */
-	free(known->path);
-	known->path = path;
-	memcpy(known->addrs, node->addrs, sizeof(known->addrs));
-	known->naddrs = node->naddrs;
-	known->port = node->port;
-	cs_changes_add_take(changes, cs_core_node_record(known));
-}
-
 /* --- one transaction --- */
 
 /* A store operation and whom it answers. */
@@ -284,7 +136,7 @@ static void add_claim(struct cs_core *core, struct works *works, struct cs_ask *
 	claim->result = cs_authority_places(core->authority, &claim->labels, ask->node, &claim->error);
 	if (claim->result < 0) {
 		free(text);
-		if (claim_of(core, ask->node, claim->id))
+		if (cs_core_claim(core, ask->node, claim->id))
 			add_release(works, ask, ask->node, claim->id);
 		return;
 	}
@@ -313,7 +165,7 @@ static void add_hello(struct cs_core *core, struct works *works, struct cs_ask *
 
 static bool same_addresses(struct cs_core *core, const char *node, const struct cs_claim *claim)
 {
-	const struct known_claim *known = claim_of(core, node, claim->id);
+	const struct known_claim *known = cs_core_claim(core, node, claim->id);
 	if (!known || known->naddrs != claim->naddrs)
 		return false;
 	for (size_t i = 0; i < claim->naddrs; i++)
@@ -370,13 +222,13 @@ static void answer_claim(struct cs_core *core, struct work *work, struct cs_chan
 			.labels = op->labels,
 			.spiffe_id = op->spiffe_id,
 			.incarnation = op->incarnation};
-		struct known_identity *known = learn_identity(core, &identity);
+		struct known_identity *known = cs_core_learn_identity(core, &identity);
 		cs_changes_add_take(changes, cs_core_identity_record(known));
 		*new_identities = true;
 	}
 	op->claim.identity = op->identity;
 	if (op->changed)
-		learn_claim(core, &op->claim, changes);
+		cs_core_learn_claim(core, &op->claim, changes);
 }
 
 static void answer(struct cs_core *core, struct work *work, struct cs_changes *changes, bool *new_identities)
@@ -393,11 +245,11 @@ static void answer(struct cs_core *core, struct work *work, struct cs_changes *c
 				work->ask->error = op->error;
 		}
 		if (op->changed)
-			learn_node(core, &op->node, changes);
+			cs_core_learn_node(core, &op->node, changes);
 		break;
 	default:
 		for (size_t i = 0; i < op->nreleased; i++)
-			forget_claim(core, op->claim.node, op->released[i], changes);
+			cs_core_forget_claim(core, op->claim.node, op->released[i], changes);
 		break;
 	}
 }
@@ -466,7 +318,7 @@ static void add_withdrawals(struct cs_core *core, struct works *works)
 	struct known_claim *claim, *tmp;
 	struct cs_error e;
 	HASH_ITER (hh, core->claims, claim, tmp) {
-		struct known_identity *identity = identity_of(core, claim->identity);
+		struct known_identity *identity = cs_core_identity(core, claim->identity);
 		if (identity && cs_authority_places(core->authority, &identity->labels, claim->node, &e) < 0)
 			add_release(works, NULL, claim->node, claim->endpoint);
 	}
@@ -509,19 +361,19 @@ struct opening {
 static void load_identity(void *data, const struct cs_store_identity *identity)
 {
 	struct opening *o = data;
-	cs_changes_add_take(o->changes, cs_core_identity_record(learn_identity(o->core, identity)));
+	cs_changes_add_take(o->changes, cs_core_identity_record(cs_core_learn_identity(o->core, identity)));
 }
 
 static void load_node(void *data, const struct cs_store_node *node)
 {
 	struct opening *o = data;
-	learn_node(o->core, node, o->changes);
+	cs_core_learn_node(o->core, node, o->changes);
 }
 
 static void load_claim(void *data, const struct cs_store_claim *claim)
 {
 	struct opening *o = data;
-	learn_claim(o->core, claim, o->changes);
+	cs_core_learn_claim(o->core, claim, o->changes);
 }
 
 static void load_prefix(void *data, const struct cs_prefix_identity *prefix)
@@ -581,7 +433,7 @@ void cs_core_close(struct cs_core *core)
 	struct cs_changes ignored = {0};
 	struct known_claim *claim, *ctmp;
 	HASH_ITER (hh, core->claims, claim, ctmp)
-		forget_claim(core, claim->node, claim->endpoint, &ignored);
+		cs_core_forget_claim(core, claim->node, claim->endpoint, &ignored);
 	cs_changes_fini(&ignored);
 	struct known_identity *identity, *itmp;
 	HASH_CLEAR(hh_text, core->by_text);

@@ -83,6 +83,14 @@ struct cs_core {
 int64_t cs_core_now_unix_ms(const struct cs_core *core);
 void cs_changes_add_take(struct cs_changes *changes, cs_record *record);
 
+/* core_known.c */
+struct known_identity *cs_core_learn_identity(struct cs_core *core, const struct cs_store_identity *identity);
+struct known_identity *cs_core_identity(struct cs_core *core, uint32_t id);
+struct known_claim *cs_core_claim(struct cs_core *core, const char *node, const char *endpoint);
+void cs_core_learn_claim(struct cs_core *core, const struct cs_store_claim *claim, struct cs_changes *changes);
+void cs_core_forget_claim(struct cs_core *core, const char *node, const char *endpoint, struct cs_changes *changes);
+void cs_core_learn_node(struct cs_core *core, const struct cs_store_node *node, struct cs_changes *changes);
+
 /* core_policy.c */
 CS_MUST_USE int cs_core_depends_parse(struct cs_core *core, struct cs_error *e);
 void cs_core_policy_fini(struct cs_core *core);

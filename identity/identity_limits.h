@@ -10,7 +10,7 @@
 #define CS_INTERFACE_MAX      15  /* IFNAMSIZ - 1 */
 #define CS_FAMILY_ADDRS_MAX   4   /* addresses of an endpoint, per family: what its map row holds */
 #define CS_NODE_ADDRS_MAX     8
-#define CS_NODE_ENDPOINTS_MAX 4096 /* registrations of one node: a node that registers without end fills no store */
+#define CS_NODE_ENDPOINTS_MAX 1024 /* registrations of one node: a node that registers without end fills no store */
 
 /* Directory: 150,000 addresses, 65,000 identities, 5,000 nodes and their policy rows. */
 #define CS_DIR_RECORDS_MAX 2000000

@@ -397,6 +397,9 @@ int cs_node_new(const struct cs_node_options *options, struct cs_node **ret, str
 		"Endpoints registered and unregistered", "what", 4);
 	node->refused = cs_counter(
 		options->metrics, "countersign_claims_refused_total", "Claims that were refused", "reason", 16);
+	node->waiting = cs_gauge(
+		options->metrics, "countersign_registrations_waiting", "Registrations that wait for the disk", NULL, 1);
+	cs_check_fail(node->check_cluster, CS_R_DIRECTORY_STALE, "the cluster role has not answered yet");
 	int r = cs_node_load(node, e);
 	if (r == 0)
 		r = cs_links_watch(options->loop, on_links, node, &node->links, e);

@@ -5,13 +5,15 @@
 #include "log.h"
 #include "mem.h"
 
-#define QUEUE_MAX 4096 /* registrations that wait for the disk */
+#define QUEUE_MAX 1024 /* registrations that wait for the disk */
 
 /* --- after the disk --- */
 
 static void install(struct cs_node *node, struct disk_op *op)
 {
 	struct cs_node_endpoint *old = cs_node_endpoint(node, op->spec.id);
+	if (old && cs_endpoint_spec_equal(&old->spec, &op->spec))
+		return; /* two calls with the same */
 	if (old) {
 		HASH_DEL(node->endpoints, old);
 		cs_node_changed(node, old, true);
@@ -109,6 +111,7 @@ static void start_writing(struct cs_node *node)
 	memmove(node->queue, node->queue + n, (node->nqueue - n) * sizeof(*node->queue));
 	node->nqueue -= n;
 	node->nrunning = n;
+	cs_metric_set(node->waiting, (double)node->nqueue);
 	node->work.data = node;
 	uv_queue_work(&node->options.loop->uv, &node->work, write_now, written);
 }
@@ -123,6 +126,7 @@ static void enqueue_take(struct cs_node *node, struct disk_op *op)
 		node->queue = cs_xrealloc(node->queue, node->capqueue, sizeof(*node->queue));
 	}
 	node->queue[node->nqueue++] = *op;
+	cs_metric_set(node->waiting, (double)node->nqueue);
 }
 
 static int clash(const struct cs_endpoint_spec *a, const struct cs_endpoint_spec *b, struct cs_error *e)

@@ -53,7 +53,7 @@ struct cs_node {
 	void (*closed)(void *data);
 	void *closed_data;
 	struct cs_check *check_cluster, *check_disk;
-	struct cs_metric *registered, *refused;
+	struct cs_metric *registered, *refused, *waiting;
 };
 
 uint64_t cs_node_random(void);

@@ -322,18 +322,18 @@ class Identityd(Daemon):
         self.endpoints.Report(E.ReportRequest(reports=[E.Report(condition=condition, **report)]), timeout=WAIT_S)
 
     def status(self):
-        stub = protos.status_rpc.StatusStub(self.channel("status"))
-        return stub.Get(protos.status.StatusRequest(), timeout=WAIT_S)
+        with grpc.insecure_channel(f"unix:{self.sockets}/status.sock", [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            return protos.status_rpc.StatusStub(channel).Get(protos.status.StatusRequest(), timeout=WAIT_S)
 
-    def wait_check(self, name, ok, timeout=WAIT_S):
-        """Until a status check is (not) ok; polls, because Status has no stream."""
+    def wait_check(self, name, ok, says="", timeout=WAIT_S):
+        """Until a status check is (not) ok and says that; polls, because Status has no stream."""
         end = time.monotonic() + timeout
         while True:
             check = {c.name: c for c in self.status().checks}[name]
-            if check.ok == ok:
+            if check.ok == ok and says in f"{check.reason.name}: {check.reason.detail}":
                 return check
             assert time.monotonic() < end, check
-            time.sleep(0.02)
+            time.sleep(0.05)
 
     def hang_up(self):
         for channel in self.channels:
