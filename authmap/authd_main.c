@@ -36,6 +36,7 @@ struct cs_facts cs_authd_facts(const struct cs_authd *a)
 {
 	return (struct cs_facts){.world = a->world,
 		.svids = a->svids,
+		.pairs = a->pairs,
 		.now_unix_s = cs_loop_unix_ms(a->loop) / 1000,
 		.stale = is_stale(a)};
 }
@@ -383,6 +384,8 @@ static void stop(struct cs_daemon *d)
 	cs_report_close(a->report);
 	cs_creds_close(a->creds);
 	cs_handshakers_close(a->handshakers);
+	if (a->dp)
+		cs_datapath_set_alive(a->dp, 0); /* what misses from here on is not copied for nobody */
 	cs_hold_close(a->hold);
 	a->netlink = NULL; /* for who asks meanwhile */
 	a->net = NULL;

@@ -443,7 +443,7 @@ static enum cs_reason judge(struct attempt *t, const struct cs_hs_verdict *v)
 	struct cs_error e = {0};
 	if (t->cancelled)
 		return CS_R_STALE_VERDICT;
-	enum cs_reason why = cs_verdict_check(&facts, &t->ask, v, cs_pairs_accepted(a->pairs, t->ask.node), &allowed);
+	enum cs_reason why = cs_verdict_check(&facts, &t->ask, v, &allowed);
 	if (why != CS_R_NONE)
 		return why;
 	if (t->ask.role == CS_HS_ACCEPTOR)
@@ -564,6 +564,7 @@ void cs_authenticate_tick(struct cs_authd *a)
 			hangs = t->handshaker;
 	if (hangs >= 0)
 		cs_handshakers_kill(a->handshakers, (unsigned)hangs, "it hangs: a request is past its deadline");
+	cs_handshakers_tick(a->handshakers);
 }
 
 void cs_authenticate_stop(struct cs_authd *a)

@@ -496,6 +496,14 @@ int cs_handshakers_send(struct cs_handshakers *all, unsigned index, const void *
 	return r;
 }
 
+void cs_handshakers_tick(struct cs_handshakers *all)
+{
+	int64_t now = cs_loop_mono_ms(all->loop);
+	for (unsigned i = 0; i < all->n; i++)
+		if (!all->each[i].ready && all->each[i].fd >= 0 && now - all->each[i].started_mono_ms > CS_HS_READY_MS)
+			cs_handshakers_kill(all, i, "it does not get ready");
+}
+
 int cs_handshakers_list(const void *bytes, size_t len)
 {
 	int fd = memfd_create("list", MFD_CLOEXEC | MFD_ALLOW_SEALING);

@@ -16,6 +16,7 @@
 #define CS_HS_QUEUE          16384
 #define CS_HS_RESTART_MIN_MS 100 /* doubling while it dies within 10 s */
 #define CS_HS_RESTART_MAX_MS 10000
+#define CS_HS_READY_MS       10000 /* from its start until it is ready */
 
 struct cs_handshakers_config {
 	const char *path; /* the program; opened once, at start */
@@ -50,6 +51,9 @@ int cs_handshakers_pick(const struct cs_handshakers *h, int except);
 CS_MUST_USE int cs_handshakers_send(struct cs_handshakers *h, unsigned index, const void *message, size_t len, int fd);
 /* It said what it cannot know, or answered what was not asked. */
 void cs_handshakers_kill(struct cs_handshakers *h, unsigned index, const char *why);
+
+/* Every second: one that does not get ready is killed. */
+void cs_handshakers_tick(struct cs_handshakers *h);
 
 /* A sealed memfd with these bytes, for CS_HS_SVID and CS_HS_BUNDLE; or a negative errno. */
 CS_MUST_USE int cs_handshakers_list(const void *bytes, size_t len);

@@ -123,8 +123,15 @@ static enum cs_reason same_as_asked(
 	return ask->remote == remote->id ? CS_R_NONE : CS_R_SPIFFE_ID_MISMATCH;
 }
 
-enum cs_reason cs_verdict_check(const struct cs_facts *f, const struct cs_ask *ask, const struct cs_hs_verdict *v,
-	unsigned accepted, struct cs_allowed *ret)
+/* Has the peer's node as many entries here as it may? One that is there already may be lengthened. */
+static bool node_is_full(const struct cs_facts *f, const struct cs_auth_key *key)
+{
+	const struct cs_pair *pair = cs_pairs_find(f->pairs, key);
+	return !(pair && pair->live) && cs_pairs_accepted(f->pairs, key->node) >= CS_ACCEPTED_MAX;
+}
+
+enum cs_reason cs_verdict_check(
+	const struct cs_facts *f, const struct cs_ask *ask, const struct cs_hs_verdict *v, struct cs_allowed *ret)
 {
 	struct cs_world_identity local, remote;
 	enum cs_reason why;
@@ -147,7 +154,7 @@ enum cs_reason cs_verdict_check(const struct cs_facts *f, const struct cs_ask *a
 	if (ask->role != CS_HS_ACCEPTOR)
 		return ret->entry[0].asks || (ret->n == 2 && ret->entry[1].asks) ? CS_R_NONE
 										 : CS_R_POLICY_NO_LONGER_ASKS;
-	return ret->entry[0].asks && accepted >= CS_ACCEPTED_MAX ? CS_R_TOO_MANY : CS_R_NONE;
+	return ret->entry[0].asks && node_is_full(f, &key) ? CS_R_TOO_MANY : CS_R_NONE;
 }
 
 static bool withdrawn(const struct cs_facts *f, uint32_t identity)

@@ -8,6 +8,7 @@
 
 #include <countersign/handshaker.h>
 #include <countersign/maps.h>
+#include "pairs.h"
 #include "svids.h"
 #include "world.h"
 
@@ -16,6 +17,7 @@
 struct cs_facts {
 	const struct cs_world *world;
 	const struct cs_svids *svids;
+	const struct cs_pairs *pairs;
 	int64_t now_unix_s;
 	bool stale; /* the directory has been silent for longer than directory.max_stale */
 };
@@ -38,9 +40,9 @@ struct cs_allowed {
 	} entry[2];
 };
 
-/* CS_R_NONE and *ret, or why not. accepted: entries that dials of ask->node have here already. */
-enum cs_reason cs_verdict_check(const struct cs_facts *f, const struct cs_ask *ask, const struct cs_hs_verdict *v,
-	unsigned accepted, struct cs_allowed *ret);
+/* CS_R_NONE and *ret, or why not. */
+enum cs_reason cs_verdict_check(
+	const struct cs_facts *f, const struct cs_ask *ask, const struct cs_hs_verdict *v, struct cs_allowed *ret);
 
 /* CS_R_NONE, or why an entry that rests on this basis has to go. Also for those that an earlier life wrote. */
 enum cs_reason cs_entry_check(const struct cs_facts *f, const struct cs_auth_key *key, const struct cs_basis *basis);

@@ -339,7 +339,7 @@ bool cs_world_done(struct cs_world *w, const struct cs_op *o, const struct cs_er
 	case CS_OP_POLICY_DEL:
 		return done_policy(w, o, error);
 	case CS_OP_ENTRIES_BEFORE:
-		return false;
+		return w->dirty_nodes; /* an entry that went was the last to name one */
 	case CS_OP_ENTRIES_AFTER:
 		entries_done(w);
 		return false;

@@ -25,7 +25,7 @@ struct test {
 	struct cs_facts facts;
 	struct cs_ask ask;
 	struct cs_hs_verdict v;
-	unsigned accepted;
+	struct cs_pairs *pairs;
 	struct cs_allowed allowed;
 	uint16_t n2, n3;
 };
@@ -100,6 +100,7 @@ static struct test *start(enum cs_hs_role role)
 	struct cs_world_node n;
 	size_t ops;
 	t->w = cs_world_new(1);
+	t->pairs = cs_pairs_new(2 * CS_ACCEPTED_MAX);
 	t->s = cs_svids_new(&callbacks);
 	cs_world_link(t->w, 7, "veth1");
 	cs_world_link(t->w, 8, "veth2");
@@ -113,7 +114,7 @@ static struct test *start(enum cs_hs_role role)
 	assert_true(cs_world_node_by_name(t->w, "n3", &n));
 	t->n3 = n.id;
 	uint32_t remote = role == CS_HS_LOOPBACK ? 102 : 100;
-	t->facts = (struct cs_facts){.world = t->w, .svids = t->s, .now_unix_s = NOW};
+	t->facts = (struct cs_facts){.world = t->w, .svids = t->s, .pairs = t->pairs, .now_unix_s = NOW};
 	t->ask = (struct cs_ask){.role = role,
 		.local = role == CS_HS_ACCEPTOR ? 0 : 101,
 		.remote = role == CS_HS_ACCEPTOR ? 0 : remote,
@@ -137,12 +138,13 @@ static void end(struct test *t)
 {
 	cs_world_free(t->w);
 	cs_svids_free(t->s);
+	cs_pairs_free(t->pairs);
 	free(t);
 }
 
 static enum cs_reason check(struct test *t)
 {
-	return cs_verdict_check(&t->facts, &t->ask, &t->v, t->accepted, &t->allowed);
+	return cs_verdict_check(&t->facts, &t->ask, &t->v, &t->allowed);
 }
 
 /* ---- faults ---- */
@@ -252,7 +254,12 @@ static void say_policy_passes(struct test *t)
 }
 static void say_too_many(struct test *t)
 {
-	t->accepted = CS_ACCEPTED_MAX;
+	struct cs_basis basis = {.not_after_unix_s = 2000, .role = CS_HS_ACCEPTOR};
+	struct cs_instant now = {.coarse_ns = 1, .unix_ms = NOW * 1000};
+	for (uint32_t i = 0; i < CS_ACCEPTED_MAX; i++) {
+		struct cs_auth_key key = {.local = 5000 + i, .remote = 100, .node = t->n2, .type = CS_AUTH_SPIRE};
+		cs_pair_set_live(t->pairs, cs_pairs_get(t->pairs, &key), &basis, 2, &now);
+	}
 }
 
 #define D (1 << CS_HS_DIALLER)
@@ -341,11 +348,25 @@ static void test_acceptor_without_policy(void **state)
 {
 	(void)state;
 	struct test *t = start(CS_HS_ACCEPTOR);
-	t->accepted = CS_ACCEPTED_MAX;
+	say_too_many(t);
 	say_policy_passes(t);
 	assert_int_equal(check(t), CS_R_NONE);
 	assert_int_equal(t->allowed.n, 1);
 	assert_false(t->allowed.entry[0].asks);
+	end(t);
+}
+
+/* At the limit, what is there may still be lengthened. */
+static void test_renewal_at_the_limit(void **state)
+{
+	(void)state;
+	struct test *t = start(CS_HS_ACCEPTOR);
+	struct cs_instant now = {.coarse_ns = 1, .unix_ms = NOW * 1000};
+	say_too_many(t);
+	assert_int_equal(check(t), CS_R_TOO_MANY);
+	struct cs_allowed_entry e = t->allowed.entry[0];
+	cs_pair_set_live(t->pairs, cs_pairs_get(t->pairs, &e.key), &e.basis, 2, &now);
+	assert_int_equal(check(t), CS_R_NONE);
 	end(t);
 }
 
@@ -480,6 +501,7 @@ int main(void)
 		cmocka_unit_test(test_every_check),
 		cmocka_unit_test(test_what_is_allowed),
 		cmocka_unit_test(test_acceptor_without_policy),
+		cmocka_unit_test(test_renewal_at_the_limit),
 		cmocka_unit_test(test_loopback),
 		cmocka_unit_test(test_entry_stands),
 		cmocka_unit_test(test_dial),
