@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -371,9 +372,12 @@ int cs_handshakers_user(const char *user, uid_t *ret_uid, gid_t *ret_gid, struct
 
 static int prepare(struct cs_handshakers *all, const struct cs_handshakers_config *config, struct cs_error *e)
 {
+	struct stat st;
 	all->program = open(config->path, O_RDONLY | O_CLOEXEC);
 	if (all->program < 0)
 		return cs_error_errno(e, -errno, "handshaker.path: cannot open %s", config->path);
+	if (fstat(all->program, &st) < 0 || !S_ISREG(st.st_mode) || !(st.st_mode & 0111))
+		return cs_error_set(e, -EACCES, "handshaker.path: %s is not a program", config->path);
 	if (!config->user[0])
 		return 0;
 	all->drop_user = true;

@@ -1,18 +1,13 @@
 #include "links.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <linux/if.h>
+#include <linux/if_arp.h>
 #include <linux/rtnetlink.h>
 #include <stdbool.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include "mem.h"
-
-/* Host-side interfaces that do not see every packet of the workload, or see those of others. netkit runs its own
- * programs in the peer; macvlan and ipvlan leave by the parent; the rest is the host's own. */
-static const char *const unsuitable[] = {
-	"netkit", "macvlan", "macvtap", "ipvlan", "ipvtap", "bridge", "bond", "team", "wireguard", "vrf"};
 
 static int answer_of(const char *name, char *buffer, size_t size, struct cs_error *e)
 {
@@ -56,13 +51,6 @@ static const char *kind_of(struct nlmsghdr *header)
 	return NULL;
 }
 
-static bool is_virtual_function(const char *name)
-{
-	char path[PATH_MAX];
-	snprintf(path, sizeof(path), "/sys/class/net/%s/device/physfn", name);
-	return access(path, F_OK) == 0;
-}
-
 static int refuse(const char *name, const char *what, struct cs_error *e)
 {
 	return cs_error_reason(e, -EOPNOTSUPP, CS_R_INTERFACE_UNSUITABLE,
@@ -84,11 +72,14 @@ int cs_link_find(const char *name, unsigned *ret_ifindex, struct cs_error *e)
 	const char *kind = kind_of(header);
 	if (info->ifi_flags & IFF_LOOPBACK)
 		return refuse(name, "the loopback", e);
-	for (size_t i = 0; kind && i < sizeof(unsuitable) / sizeof(unsuitable[0]); i++)
-		if (strcmp(kind, unsuitable[i]) == 0)
-			return refuse(name, kind, e);
-	if (!kind && is_virtual_function(name))
-		return refuse(name, "an SR-IOV function", e);
+	if (!kind)
+		return refuse(name, "a device of the machine", e);
+	/* What a workload sends and is sent passes tc on the host side of a veth pair, and on a tap. Every other kind has a
+	 * way round it (netkit runs its own programs in the peer, macvlan and ipvlan leave by the parent) or is the host's. */
+	if (strcmp(kind, "veth") != 0 && strcmp(kind, "tun") != 0)
+		return refuse(name, kind, e);
+	if (info->ifi_type != ARPHRD_ETHER)
+		return refuse(name, "a tun without Ethernet", e);
 	*ret_ifindex = (unsigned)info->ifi_index;
 	return 0;
 }
