@@ -495,7 +495,7 @@ def test_cluster_role_away(cluster, lab):
     assert check.reason.detail
     # Registered and closed, and why.
     e = refused(grpc.StatusCode.DEADLINE_EXCEEDED, n2.register, spec("c", "k8s:app=c", ["10.2.0.2"], v3), timeout=1)
-    assert "not placed: directory-stale" in e.details()
+    assert "not identified: directory-stale" in e.details()
     f.wait(lambda f: f.get("endpoint", ("n2", "c")))
     assert f.get("endpoint", ("n2", "c")).identity == 0
     n2.endpoints.UnregisterEndpoint(E.UnregisterRequest(id="b"), timeout=WAIT_S)

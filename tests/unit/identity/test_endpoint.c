@@ -73,6 +73,11 @@ static void test_conditions(void **state)
 	assert_true(ep->conditions[STEP(REGISTERED)].met);
 	assert_int_equal(ep->conditions[STEP(ENFORCED)].reason, CS_R_DATAPATH_DOWN);
 	assert_int_equal(ep->conditions[STEP(SVID_READY)].reason, CS_R_NO_LOCAL_SVID);
+	/* The cause first: who has no identity has no SVID either. */
+	assert_int_equal(cs_endpoint_unmet(ep, both, 2), STEP(IDENTIFIED));
+	cs_endpoint_set(ep, STEP(IDENTIFIED), true, CS_R_NONE, NULL, 1000);
+	assert_int_equal(cs_endpoint_unmet(ep, both, 2), STEP(PLACED));
+	cs_endpoint_set(ep, STEP(PLACED), true, CS_R_NONE, NULL, 1000);
 	assert_int_equal(cs_endpoint_unmet(ep, both, 2), STEP(SVID_READY));
 	/* In either order. */
 	assert_true(cs_endpoint_set(ep, STEP(ENFORCED), true, CS_R_NONE, NULL, 2000));
