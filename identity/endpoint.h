@@ -40,6 +40,7 @@ struct cs_node_endpoint {
 	uint64_t incarnation;
 	unsigned ifindex;  /* 0: the interface is not there */
 	uint32_t identity; /* 0: not known */
+	uint32_t heard;    /* in the cluster role's record of it, before the claim is answered; 0: none */
 	char *spiffe_id;   /* NULL: not known */
 	struct cs_condition conditions[CS_STEPS];
 	enum cs_claim_state claim;

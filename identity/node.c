@@ -135,8 +135,24 @@ static bool catch_up(struct cs_node *node, struct cs_node_endpoint *ep)
 	return changed;
 }
 
+/* Without this a restart would take every endpoint's identity away until its claim is answered, and close it. */
+static void recognise(const struct cs_node *node, struct cs_node_endpoint *ep)
+{
+	const Countersign__V1__Identity *identity = ep->heard ? cs_dir_identity(node->dir, ep->heard) : NULL;
+	struct cs_labels labels;
+	struct cs_error e;
+	if (ep->identity || !identity || (ep->claim != CS_CLAIM_DUE && ep->claim != CS_CLAIM_SENT))
+		return;
+	if (cs_labels_from_proto(identity->labels, identity->n_labels, &labels, &e) < 0)
+		return;
+	if (cs_labels_equal(&labels, &ep->spec.labels))
+		ep->identity = ep->heard;
+	cs_labels_fini(&labels);
+}
+
 void cs_node_refresh(struct cs_node *node, struct cs_node_endpoint *ep)
 {
+	recognise(node, ep);
 	const Countersign__V1__Identity *identity = ep->identity ? cs_dir_identity(node->dir, ep->identity) : NULL;
 	/* Another endpoint of the identity may be placed here while this one's claim is refused. */
 	const Countersign__V1__Placement *placement =
@@ -209,12 +225,31 @@ static bool is_own_endpoint(const cs_record *record, void *data)
 	       strcmp(record->endpoint->node, node->options.name) == 0;
 }
 
+static bool same_addresses(const Countersign__V1__Endpoint *m, const struct cs_endpoint_spec *spec)
+{
+	if (m->n_addresses != spec->naddrs)
+		return false;
+	for (size_t i = 0; i < spec->naddrs; i++) {
+		Countersign__V1__Address own;
+		cs_ip_to_pb(&spec->addrs[i], &own);
+		if (m->addresses[i]->ip.len != own.ip.len ||
+			memcmp(m->addresses[i]->ip.data, own.ip.data, own.ip.len) != 0)
+			return false;
+	}
+	return true;
+}
+
 /* Our own endpoints are as we registered them. What the cluster role says about them tells whether it still has the
- * claim: a placement may have been withdrawn. */
+ * claim: a placement may have been withdrawn. And after our restart, until the claims are answered, who they were. */
 static void hear_of_own(struct cs_node *node, const cs_record *record)
 {
 	struct cs_node_endpoint *ep = cs_node_endpoint(node, record->endpoint->id);
-	if (!ep || !record->deleted || ep->claim != CS_CLAIM_TAKEN)
+	if (!ep)
+		return;
+	ep->heard = 0;
+	if (!record->deleted && same_addresses(record->endpoint, &ep->spec))
+		ep->heard = record->endpoint->identity;
+	if (!record->deleted || ep->claim != CS_CLAIM_TAKEN)
 		return;
 	ep->claim = CS_CLAIM_DUE;
 	node->reconcile_due = true;
