@@ -259,6 +259,8 @@ struct cs_grpc_call_options {
 	/* Wait for a connection until the timeout. False: fail with UNAVAILABLE when connecting fails, or at once in
 	 * BACKOFF. */
 	bool wait;
+	/* One field of metadata more, both static strings, the name in lower case; NULL: none. */
+	const char *header, *header_value;
 };
 
 /* reply is of the output type that the descriptor names; NULL unless the status is OK. */

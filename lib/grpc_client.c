@@ -70,6 +70,8 @@ static int start(struct cs_grpc_channel *channel, const ProtobufCServiceDescript
 	cs_grpc_deframer_init(&call->in, channel->options.limits.message_max);
 	if (options) {
 		call->wait = options->wait;
+		call->header = options->header;
+		call->header_value = options->header_value;
 		if (options->timeout_ms > 0)
 			call->deadline_ms = cs_loop_mono_ms(channel->loop) + options->timeout_ms;
 	}
@@ -136,7 +138,7 @@ static ssize_t read_request(nghttp2_session *session, int32_t stream, uint8_t *o
 static void submit(struct client_conn *conn, struct cs_grpc_client_call *call)
 {
 	char timeout[16];
-	nghttp2_nv nv[9] = {cs_grpc_nv(":method", "POST"), cs_grpc_nv(":scheme", conn->h.tls ? "https" : "http"),
+	nghttp2_nv nv[10] = {cs_grpc_nv(":method", "POST"), cs_grpc_nv(":scheme", conn->h.tls ? "https" : "http"),
 		cs_grpc_nv(":path", call->path), cs_grpc_nv(":authority", call->channel->authority),
 		cs_grpc_nv("te", "trailers"), cs_grpc_nv("content-type", "application/grpc"),
 		cs_grpc_nv("grpc-accept-encoding", "identity"), cs_grpc_nv("user-agent", "countersign/" CS_VERSION)};
@@ -145,6 +147,8 @@ static void submit(struct client_conn *conn, struct cs_grpc_client_call *call)
 		cs_grpc_timeout_format(call->deadline_ms - cs_loop_mono_ms(call->channel->loop), timeout);
 		nv[n++] = cs_grpc_nv("grpc-timeout", timeout);
 	}
+	if (call->header)
+		nv[n++] = cs_grpc_nv(call->header, call->header_value);
 	const nghttp2_data_provider provider = {.read_callback = read_request};
 	int32_t stream = nghttp2_submit_request(conn->h.session, NULL, nv, n, &provider, call);
 	if (stream < 0) {

@@ -70,6 +70,7 @@ struct cs_grpc_client_call {
 	size_t request_sent;
 	int64_t deadline_ms;
 	bool wait, retried, unary, first;
+	const char *header, *header_value; /* of the options; static */
 	/* the answer */
 	int http_status;
 	size_t headers_bytes;

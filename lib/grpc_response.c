@@ -2,6 +2,7 @@
 #include "grpc_client.h"
 
 #include <errno.h>
+#include <openssl/crypto.h>
 #include <stdlib.h>
 #include <stdio.h>
 #include <string.h>
@@ -138,9 +139,12 @@ static size_t parse(struct cs_grpc_client_call *call, const uint8_t *bytes, size
 		at += used;
 		if (call->conn)
 			nghttp2_session_consume_stream(call->conn->h.session, call->stream, used);
-		if (r > 0)
+		if (r > 0) {
 			take_message(call);
-		else if (r < 0)
+			if (call->in.size > 0)
+				OPENSSL_cleanse(
+					call->in.body, call->in.size); /* until the next one it would lie there */
+		} else if (r < 0)
 			refuse_bytes(call, r);
 	}
 	if (call->conn)

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <nghttp2/nghttp2.h>
+#include <openssl/crypto.h>
 
 void cs_grpc_deframer_init(struct cs_grpc_deframer *d, uint32_t message_max)
 {
@@ -13,6 +14,8 @@ void cs_grpc_deframer_init(struct cs_grpc_deframer *d, uint32_t message_max)
 
 void cs_grpc_deframer_fini(struct cs_grpc_deframer *d)
 {
+	if (d->body)
+		OPENSSL_cleanse(d->body, d->room); /* some messages carry keys */
 	free(d->body);
 	d->body = NULL;
 }
@@ -42,9 +45,12 @@ static int take_body(struct cs_grpc_deframer *d, const uint8_t *bytes, size_t n)
 		size_t room = need > 2 * (size_t)d->room ? need : 2 * (size_t)d->room;
 		if (room > d->size)
 			room = d->size;
-		uint8_t *body = realloc(d->body, room);
+		uint8_t *body = malloc(room); /* not realloc: it would leave a copy behind */
 		if (!body)
 			return -ENOMEM;
+		if (d->have > 0)
+			memcpy(body, d->body, d->have);
+		cs_grpc_deframer_fini(d);
 		d->body = body;
 		d->room = (uint32_t)room;
 	}

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -77,6 +78,8 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 	struct cs_http2 *h = stream->data;
 	if (n != 0 && !h->failed)
 		take_bytes(h, n, buf);
+	if (n > 0)
+		OPENSSL_cleanse(buf->base, (size_t)n); /* some messages carry keys */
 	free(buf->base);
 }
 

@@ -3,6 +3,7 @@
  *
  * grpc_echo_client TARGET METHOD [--tls DIR] [--text T] [--payload BYTES] [--count N] [--size N] [--delay MS] [--code N]
  *	[--never] [--timeout MS] [--wait] [--calls N] [--cancel-at N] [--pause-at N --pause-ms MS] [--limit NAME=VALUE]...
+ *	[--header VALUE] (sends the metadata "test-header")
  *	[--state] (says "state NAME" too) [--each] (says "message N" too) [--repeat N] (one after the other) */
 #include <getopt.h>
 #include <jansson.h>
@@ -190,6 +191,10 @@ static int take_option(struct client *c, int option)
 	case 'L':
 		c->tls_dir = optarg;
 		return 0;
+	case 'h':
+		c->call.header = "test-header";
+		c->call.header_value = optarg;
+		return 0;
 	case 'l':
 		return echo_limit(&c->options.limits, optarg);
 	default:
@@ -201,7 +206,7 @@ static const struct option names[] = {{"text", 1, 0, 't'}, {"payload", 1, 0, 'p'
 	{"size", 1, 0, 's'}, {"delay", 1, 0, 'd'}, {"code", 1, 0, 'x'}, {"never", 0, 0, 'n'}, {"timeout", 1, 0, 'T'},
 	{"wait", 0, 0, 'w'}, {"calls", 1, 0, 'N'}, {"repeat", 1, 0, 'R'}, {"cancel-at", 1, 0, 'C'},
 	{"pause-at", 1, 0, 'P'}, {"pause-ms", 1, 0, 'M'}, {"each", 0, 0, 'e'}, {"state", 0, 0, 'S'}, {"tls", 1, 0, 'L'},
-	{"limit", 1, 0, 'l'}, {0}};
+	{"limit", 1, 0, 'l'}, {"header", 1, 0, 'h'}, {0}};
 
 int main(int argc, char **argv)
 {

@@ -393,9 +393,11 @@ def grpcio(echo, tmp_path):
         def __init__(self):
             self.ended = queue.Queue()  # of calls that wait: how they ended
             self.arrived = queue.Queue()
+            self.metadata = queue.Queue()
 
         def Say(self, request, context):
             self.arrived.put(request)
+            self.metadata.put(context.invocation_metadata())
             if request.never:
                 done = threading.Event()
                 context.add_callback(done.set)
@@ -442,6 +444,14 @@ def grpcio(echo, tmp_path):
 def test_client_unary(grpcio):
     r, = client(grpcio().target, "Say", "--text", "hällo", "--size", "1000")
     assert (r["code"], r["text"], r["messages"], r["bytes"]) == ("OK", "hällo", 1, 1000)
+
+
+def test_client_sends_metadata(grpcio):
+    server = grpcio()
+    for more, want in (("--header", "true"), ["true"]), ((), []):
+        client(server.target, "Say", *more)
+        got = server.servicer.metadata.get(timeout=WAIT_S)
+        assert [value for name, value in got if name == "test-header"] == want
 
 
 @pytest.mark.parametrize("count", [0, 1, 1000])
