@@ -16,7 +16,7 @@ static bool text(const char *s, size_t max)
 	return n > 0 && n <= max;
 }
 
-static bool addresses(Countersign__V1__Address *const *a, size_t n, size_t max)
+static bool addresses(Countersign__V1__Address *const *a, size_t n, size_t max, size_t max_of_family)
 {
 	struct cs_ip ip;
 	size_t v4 = 0;
@@ -25,8 +25,7 @@ static bool addresses(Countersign__V1__Address *const *a, size_t n, size_t max)
 			return false;
 		v4 += ip.family == 4;
 	}
-	return n <= max && v4 <= (max == CS_NODE_ADDRS ? CS_NODE_ADDRS : CS_OWN) &&
-	       n - v4 <= (max == CS_NODE_ADDRS ? CS_NODE_ADDRS : CS_OWN);
+	return n <= max && v4 <= max_of_family && n - v4 <= max_of_family;
 }
 
 static bool prefix(const Countersign__V1__Prefix *p)
@@ -40,7 +39,7 @@ static int check_node(const Countersign__V1__Node *n, bool deleted, struct cs_er
 {
 	if (!text(n->name, CS_NODE_NAME - 1))
 		return bad(e, "a node without a name, or with one of more than 255 bytes");
-	if (!deleted && (n->port > 65535 || !addresses(n->addresses, n->n_addresses, CS_NODE_ADDRS)))
+	if (!deleted && (n->port > 65535 || !addresses(n->addresses, n->n_addresses, CS_NODE_ADDRS, CS_NODE_ADDRS)))
 		return bad(e, "a node with an impossible port or address, or more than 8 addresses");
 	return 0;
 }
@@ -51,7 +50,7 @@ static int check_endpoint(const Countersign__V1__Endpoint *p, bool deleted, stru
 		return bad(e, "an endpoint without node or id");
 	if (deleted)
 		return 0;
-	if (!addresses(p->addresses, p->n_addresses, CS_WORLD_ENDPOINT_ADDRS))
+	if (!addresses(p->addresses, p->n_addresses, CS_WORLD_ENDPOINT_ADDRS, CS_OWN))
 		return bad(e, "an endpoint with an impossible address, or more than 4 of a family");
 	if (p->local && (!text(p->local->interface, IFNAMSIZ - 1) || !p->local->ifindex))
 		return bad(e, "a local endpoint without an interface");

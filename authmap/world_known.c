@@ -136,10 +136,11 @@ static void state_of(const struct cs_world *w, const struct endpoint *ep, struct
 {
 	const struct iface *f = ep->iface;
 	const struct local *l = cs_world_local_find(w, ep->identity);
-	if (f->endpoints != ep)
-		say(out, false, CS_R_INTERFACE_TAKEN, f->endpoints->id);
-	else if (!cs_world_iface_endpoint(f))
+	const struct endpoint *owner = cs_world_iface_endpoint(f);
+	if (!owner || strcmp(f->name, ep->interface) != 0)
 		say(out, false, CS_R_INTERFACE_MISSING, ep->interface);
+	else if (owner != ep)
+		say(out, false, CS_R_INTERFACE_TAKEN, owner->id);
 	else if (f->attach == ATTACH_FAILED)
 		say(out, false, f->attach_reason ? f->attach_reason : CS_R_DATAPATH_DOWN, f->attach_text);
 	else if (f->attach == DETACHED)

@@ -307,8 +307,10 @@ struct iface *cs_world_iface_find(const struct cs_world *w, uint32_t ifindex)
 /* The endpoint that this interface really has: name and index agree. */
 struct endpoint *cs_world_iface_endpoint(const struct iface *f)
 {
-	struct endpoint *ep = f->endpoints;
-	return ep && f->name[0] && strcmp(f->name, ep->interface) == 0 ? ep : NULL;
+	for (struct endpoint *ep = f->endpoints; ep; ep = ep->iface_next)
+		if (f->name[0] && strcmp(f->name, ep->interface) == 0)
+			return ep;
+	return NULL;
 }
 
 static void row_defaults(const struct cs_world *w, const struct endpoint *ep, struct cs_endpoint *ret)

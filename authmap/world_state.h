@@ -251,7 +251,7 @@ void cs_world_policy_default_set(struct cs_world *w, bool deleted, const Counter
 void cs_world_rows_free(struct cs_world *w);
 struct row *cs_world_row_find(const struct cs_world *w, uint32_t local, uint32_t remote);
 struct iface *cs_world_iface_find(const struct cs_world *w, uint32_t ifindex);
-/* The endpoint that this interface really has: name and index agree. */
+/* The endpoint that this interface really has: name and index agree; the first of several. */
 struct endpoint *cs_world_iface_endpoint(const struct iface *f);
 /* The row that it should have once the programs are attached; false: none. */
 bool cs_world_iface_row(const struct cs_world *w, const struct iface *f, struct cs_endpoint *ret);
