@@ -37,7 +37,7 @@ void cs_events_free(struct cs_events *e)
 static void log_line(const struct cs_event *v)
 {
 	static const char *const roles[] = {"", "dialler", "acceptor", "loopback"};
-	cs_info("pair", cs_str("event", cs_event_kind_name(v->kind)), cs_u64("local", v->key.local),
+	cs_audit("pair", cs_str("event", cs_event_kind_name(v->kind)), cs_u64("local", v->key.local),
 		cs_u64("remote", v->key.remote), cs_str("node", v->node), cs_why(v->reason),
 		cs_str("role", roles[v->role & 3]), cs_str("interface", v->interface), cs_u64("packets", v->packets),
 		cs_bool("would", v->would), cs_str("policy", v->policy));

@@ -20,7 +20,7 @@ static struct {
 	pthread_mutex_t lock;
 } state = {.daemon = "countersign", .level = CS_LOG_INFO, .json = true, .fd = 2, .lock = PTHREAD_MUTEX_INITIALIZER};
 
-static const char *const level_names[] = {"debug", "info", "warn", "error"};
+static const char *const level_names[] = {"debug", "info", "warn", "error", "audit"};
 
 void cs_log_init(const char *daemon, enum cs_log_level level, enum cs_log_format format)
 {
@@ -32,14 +32,6 @@ void cs_log_init(const char *daemon, enum cs_log_level level, enum cs_log_format
 void cs_log_set_fd(int fd)
 {
 	state.fd = fd;
-}
-
-int cs_log_level_parse(const char *name)
-{
-	for (int i = 0; i < 4; i++)
-		if (strcmp(level_names[i], name) == 0)
-			return i;
-	return -1;
 }
 
 /* A line is built field by field; one that does not fit is left out whole, and the line says "truncated". */
@@ -165,6 +157,7 @@ static void put_head(struct line *l, enum cs_log_level level, const char *messag
 		puts_(l, level == CS_LOG_INFO    ? "  "
 			 : level == CS_LOG_WARN  ? "  warning: "
 			 : level == CS_LOG_ERROR ? "  error: "
+			 : level == CS_LOG_AUDIT ? "  audit: "
 						 : "  debug: ");
 		puts_(l, message);
 	}
@@ -182,14 +175,14 @@ static void put_tail(struct line *l)
 	l->len = (size_t)(end - l->buf);
 }
 
-/* Whether this line may go out; *suppressed is how many before it did not. Errors always go out. */
+/* Whether this line may go out; *suppressed is how many before it did not. Errors and audit records always go out. */
 static bool admit(struct cs_log_site *site, enum cs_log_level level, uint32_t *suppressed)
 {
 	struct timespec ts;
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	int64_t now_ms = (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 	*suppressed = 0;
-	if (level == CS_LOG_ERROR || level == CS_LOG_DEBUG)
+	if (level != CS_LOG_INFO && level != CS_LOG_WARN)
 		return true;
 	if (now_ms - site->window_ms >= SITE_WINDOW_MS || site->window_ms == 0) {
 		*suppressed = site->suppressed;

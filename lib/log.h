@@ -3,7 +3,12 @@
  *	cs_info("endpoint registered", cs_str("id", id), cs_u64("identity", n));
  *
  * A message is a constant sentence without values: it is also the key of the rate limit (10 lines a minute for one
- * message at one place, warnings and below; what was left out is counted in the next line as "suppressed").
+ * message at one place, informations and warnings; what was left out is counted in the next line as "suppressed").
+ *
+ * What must be on record one by one - an authentication, a refusal, who changed what - is written by cs_audit(): its level
+ * "audit" is above all others, so that no log.level hides it, and no rate limit applies. Whoever calls it bounds how often
+ * that can be: by the work that it stands for, a backoff, or a budget.
+ *
  * Never pass a secret. Safe from the loop thread and from worker threads. */
 #ifndef CS_LOG_H
 #define CS_LOG_H
@@ -13,7 +18,7 @@
 #include <stdint.h>
 #include "error.h"
 
-enum cs_log_level { CS_LOG_DEBUG, CS_LOG_INFO, CS_LOG_WARN, CS_LOG_ERROR };
+enum cs_log_level { CS_LOG_DEBUG, CS_LOG_INFO, CS_LOG_WARN, CS_LOG_ERROR, CS_LOG_AUDIT };
 enum cs_log_format { CS_LOG_AUTO /* plain on a terminal, else JSON */, CS_LOG_JSON, CS_LOG_PLAIN };
 
 struct cs_field {
@@ -57,8 +62,6 @@ static inline struct cs_field cs_why(enum cs_reason reason)
 void cs_log_init(const char *daemon, enum cs_log_level level, enum cs_log_format format);
 /* Tests: another descriptor than stderr. */
 void cs_log_set_fd(int fd);
-/* "debug", "info", "warn", "error" to a level, or -1. */
-int cs_log_level_parse(const char *name);
 
 struct cs_log_site { /* one per place in the code: the rate limit's memory */
 	int64_t window_ms;
@@ -78,5 +81,6 @@ void cs_log_event(struct cs_log_site *site, enum cs_log_level level, const char 
 #define cs_info(message, ...)  CS_LOG(CS_LOG_INFO, message, ##__VA_ARGS__)
 #define cs_warn(message, ...)  CS_LOG(CS_LOG_WARN, message, ##__VA_ARGS__)
 #define cs_fail(message, ...)  CS_LOG(CS_LOG_ERROR, message, ##__VA_ARGS__)
+#define cs_audit(message, ...) CS_LOG(CS_LOG_AUDIT, message, ##__VA_ARGS__)
 
 #endif

@@ -101,8 +101,26 @@ static void test_levels(void **state)
 	assert_null(next_line());
 	cs_fail("loud");
 	json_decref(next_json());
-	assert_int_equal(cs_log_level_parse("warn"), CS_LOG_WARN);
-	assert_int_equal(cs_log_level_parse("loud"), -1);
+}
+
+/* Every one of them is written, whatever the level says. */
+static void test_audit(void **state)
+{
+	(void)state;
+	cs_log_init("authd", CS_LOG_ERROR, CS_LOG_JSON);
+	for (int i = 0; i < 50; i++)
+		cs_audit("pair", cs_i64("i", i));
+	for (int i = 0; i < 50; i++) {
+		json_t *o = next_json();
+		assert_string_equal(str(o, "level"), "audit");
+		assert_int_equal(json_integer_value(json_object_get(o, "i")), i);
+		assert_null(json_object_get(o, "suppressed"));
+		json_decref(o);
+	}
+	assert_null(next_line());
+	cs_log_init("authd", CS_LOG_ERROR, CS_LOG_PLAIN);
+	cs_audit("pair");
+	assert_string_equal(next_line() + strlen("03:04:05.678"), "  audit: pair");
 }
 
 /* No value can end the line, the string or the object. */
@@ -220,7 +238,7 @@ static void test_threads(void **state)
 int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
-	const struct CMUnitTest tests[] = {T(test_fields), T(test_levels), T(test_hostile), T(test_long), T(test_plain),
-		T(test_auto), T(test_rate), T(test_threads)};
+	const struct CMUnitTest tests[] = {T(test_fields), T(test_levels), T(test_audit), T(test_hostile), T(test_long),
+		T(test_plain), T(test_auto), T(test_rate), T(test_threads)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
