@@ -99,7 +99,7 @@ static void on_server_closed(void *data)
 static int serve(struct cs_auth_service *s, struct cs_error *e)
 {
 	struct cs_daemon *d = s->a->daemon;
-	const struct cs_grpc_server_options options = {.on_refused = cs_status_refused, .data = d->status};
+	const struct cs_grpc_server_options options = {.on_refused = cs_status_refused, .refused_data = d->status};
 	char path[CS_PATH];
 	int r = cs_grpc_server_new(s->a->loop, &options, &s->server, e);
 	if (r < 0)

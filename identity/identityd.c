@@ -38,7 +38,7 @@ struct cs_identityd {
 	struct cs_grpc_server *directory_server, *endpoints_server;
 	uv_signal_t sighup;
 	bool has_sighup;
-	struct cs_metric *refused, *records, *revision;
+	struct cs_metric *records, *revision;
 };
 
 /* --- pieces --- */
@@ -47,14 +47,6 @@ static void on_fatal(void *data, const struct cs_error *e)
 {
 	struct cs_identityd *d = data;
 	cs_daemon_fatal(d->daemon, e);
-}
-
-static void on_refused(const struct cs_grpc_refusal *refusal, void *data)
-{
-	struct cs_identityd *d = data;
-	cs_metric_add(d->refused, 1, cs_reason_name(refusal->reason));
-	cs_warn("refused", cs_str("peer", refusal->peer), cs_str("method", refusal->method),
-		cs_str("error", refusal->text), cs_why(refusal->reason));
 }
 
 static void on_render(void *data)
@@ -158,7 +150,9 @@ static int serve_cluster(struct cs_identityd *d, struct cs_error *e)
 							 .calls_max = 2 * CLUSTER_CONNECTIONS_MAX},
 		.on_connect = cs_cluster_service_connected,
 		.on_disconnect = cs_cluster_service_disconnected,
-		.data = d->cluster_service};
+		.data = d->cluster_service,
+		.on_refused = cs_status_refused,
+		.refused_data = d->daemon->status};
 	int r = cs_grpc_server_new(&d->daemon->loop, &options, &d->cluster_server, e);
 	if (r == 0)
 		r = cs_grpc_server_add(d->cluster_server, cs_cluster_service_grpc(d->cluster_service), e);
@@ -212,7 +206,7 @@ static uint32_t node_silent_ms(void *data)
 static int serve_on(struct cs_identityd *d, const struct cs_grpc_service *service, const char *socket,
 	struct cs_grpc_server **ret, struct cs_error *e)
 {
-	struct cs_grpc_server_options options = {.on_refused = on_refused, .data = d};
+	struct cs_grpc_server_options options = {.on_refused = cs_status_refused, .refused_data = d->daemon->status};
 	char path[CS_PATH];
 	int r = cs_grpc_server_new(&d->daemon->loop, &options, ret, e);
 	if (r == 0)
@@ -264,8 +258,6 @@ static void catch_sighup(struct cs_identityd *d)
 static void make_metrics(struct cs_identityd *d)
 {
 	struct cs_metrics *m = d->daemon->metrics;
-	d->refused =
-		cs_counter(m, "countersign_refused_total", "Connections and calls that were refused", "reason", 16);
 	d->records = cs_gauge(m, "countersign_directory_records", "Records of the directory", "kind", 16);
 	d->revision = cs_gauge(m, "countersign_directory_revision", "Revision of the directory", NULL, 1);
 	cs_metrics_on_render(m, on_render, d);

@@ -138,12 +138,14 @@ struct cs_grpc_refusal {
 
 struct cs_grpc_server_options {
 	struct cs_grpc_limits limits;
-	/* All optional; data goes to each. A connection's callbacks: after its roles are known and before its first call, and
-	 * after its last call was cancelled. */
+	/* All optional. A connection's callbacks: after its roles are known and before its first call, and after its last call
+	 * was cancelled. */
 	void (*on_connect)(struct cs_grpc_conn *conn, void *data);
 	void (*on_disconnect)(struct cs_grpc_conn *conn, void *data);
-	void (*on_refused)(const struct cs_grpc_refusal *refusal, void *data);
-	void *data;
+	void *data; /* for these two */
+	/* Whoever was turned away: a daemon gives cs_status_refused and its status (status.h). */
+	void (*on_refused)(const struct cs_grpc_refusal *refusal, void *refused_data);
+	void *refused_data;
 };
 
 /* options may be NULL. -ENOMEM only. */

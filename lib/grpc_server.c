@@ -73,7 +73,7 @@ void cs_grpc_server_refused(struct cs_grpc_conn *conn, const char *method, enum 
 	const struct cs_grpc_server_options *options = &conn->server->options;
 	const struct cs_grpc_refusal refusal = {.peer = conn->peer, .method = method, .reason = reason, .text = text};
 	if (options->on_refused)
-		options->on_refused(&refusal, options->data);
+		options->on_refused(&refusal, options->refused_data);
 }
 
 static int conn_up(struct cs_http2 *h, struct cs_error *e)

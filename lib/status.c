@@ -9,9 +9,10 @@
 #include "grpc.h"
 #include "log.h"
 
-#define CHUNK     65536
-#define GRACE_MS  200
-#define NAME_SIZE 256
+#define CHUNK         65536
+#define GRACE_MS      200
+#define NAME_SIZE     256
+#define REFUSED_PER_S 20 /* records of who was turned away */
 
 struct cs_check {
 	struct cs_status *owner;
@@ -31,7 +32,11 @@ struct cs_status {
 	int64_t started_unix_ms;
 	struct cs_check checks[CS_STATUS_CHECKS];
 	size_t nchecks;
+	void (*on_read)(void *data);
+	void *on_read_data;
 	struct cs_metric *check_ok, *refused;
+	int64_t refused_since_mono_ms; /* of the second that is counted */
+	uint64_t refused_now, refused_unsaid;
 };
 
 /* ---- checks ---- */
@@ -78,6 +83,19 @@ void cs_check_error(struct cs_check *c, const struct cs_error *e)
 	cs_check_fail(c, e->reason, "%s", e->text);
 }
 
+void cs_status_on_read(struct cs_status *s, void (*fn)(void *data), void *data)
+{
+	s->on_read = fn;
+	s->on_read_data = data;
+}
+
+static void before_read(void *data)
+{
+	struct cs_status *s = data;
+	if (s->on_read)
+		s->on_read(s->on_read_data);
+}
+
 bool cs_status_healthy(const struct cs_status *s)
 {
 	for (size_t i = 0; i < s->nchecks; i++)
@@ -94,6 +112,7 @@ static void get(struct cs_grpc_call *call, const ProtobufCMessage *in, void *dat
 	struct cs_status *s = data;
 	Countersign__V1__Check checks[CS_STATUS_CHECKS], *list[CS_STATUS_CHECKS];
 	Countersign__V1__Reason reasons[CS_STATUS_CHECKS];
+	before_read(s);
 	for (size_t i = 0; i < s->nchecks; i++) {
 		const struct cs_check *c = &s->checks[i];
 		countersign__v1__reason__init(&reasons[i]);
@@ -206,7 +225,8 @@ struct cs_status *cs_status_new(struct cs_loop *loop, const char *daemon, struct
 	s->check_ok = cs_gauge(
 		m, "countersign_check_ok", "1 while the check of that name is ok, else 0", "check", CS_STATUS_CHECKS);
 	s->refused = cs_counter(m, "countersign_refused_calls_total",
-		"Connections and calls that were turned away at the local sockets, by reason", "reason", CS_REASON_MAX);
+		"Connections and calls that were turned away, by reason", "reason", CS_REASON_MAX);
+	cs_metrics_on_render(m, before_read, s);
 	return s;
 }
 
@@ -223,9 +243,20 @@ void cs_status_set_node(struct cs_status *s, const char *node)
 void cs_status_refused(const struct cs_grpc_refusal *refusal, void *status)
 {
 	struct cs_status *s = status;
+	int64_t now_mono_ms = cs_loop_mono_ms(s->loop);
 	cs_metric_add(s->refused, 1, cs_reason_name(refusal->reason));
-	cs_warn("turned a caller away", cs_str("peer", refusal->peer), cs_str("method", refusal->method),
-		cs_why(refusal->reason), cs_str("error", refusal->text));
+	if (now_mono_ms - s->refused_since_mono_ms >= 1000) {
+		s->refused_since_mono_ms = now_mono_ms;
+		s->refused_now = 0;
+	}
+	if (s->refused_now >= REFUSED_PER_S) { /* anybody may knock: nobody may fill the disk by it */
+		s->refused_unsaid++;
+		return;
+	}
+	s->refused_now++;
+	cs_audit("turned a caller away", cs_str("peer", refusal->peer), cs_str("method", refusal->method),
+		cs_why(refusal->reason), cs_str("error", refusal->text), cs_u64("unsaid", s->refused_unsaid));
+	s->refused_unsaid = 0;
 }
 
 int cs_status_listen(struct cs_status *s, const char *path, const struct cs_roles *roles, struct cs_error *e)
@@ -234,7 +265,7 @@ int cs_status_listen(struct cs_status *s, const char *path, const struct cs_role
 		.methods = methods,
 		.nmethods = sizeof(methods) / sizeof(methods[0]),
 		.data = s};
-	const struct cs_grpc_server_options options = {.on_refused = cs_status_refused, .data = s};
+	const struct cs_grpc_server_options options = {.on_refused = cs_status_refused, .refused_data = s};
 	int r = cs_grpc_server_new(s->loop, &options, &s->server, e);
 	if (r == 0)
 		r = cs_grpc_server_add(s->server, &s->service, e);

@@ -24,7 +24,8 @@ void cs_status_set_node(struct cs_status *s, const char *node);
 /* Serve on the socket at path; roles is borrowed. */
 CS_MUST_USE int cs_status_listen(
 	struct cs_status *s, const char *path, const struct cs_roles *roles, struct cs_error *e);
-/* For cs_grpc_server_options.on_refused of the daemon's other servers, with the status as their data: counts and logs. */
+/* For cs_grpc_server_options.on_refused of the daemon's other servers, with the status as refused_data: counts it, and puts
+ * it on record (cs_audit), up to 20 a second; what came beyond is counted in the next record as "unsaid". */
 void cs_status_refused(const struct cs_grpc_refusal *refusal, void *status);
 /* Ends the service; the loop ends later. Free after the loop has ended. */
 void cs_status_close(struct cs_status *s);
@@ -37,6 +38,9 @@ void cs_check_ok(struct cs_check *c);
 void cs_check_fail(struct cs_check *c, enum cs_reason reason, const char *fmt, ...) CS_PRINTF(3, 4);
 /* Not ok, as an error says it. */
 void cs_check_error(struct cs_check *c, const struct cs_error *e);
+/* fn is called before anybody is told about the checks (Get, metrics): the place to set one that is costly to keep up to
+ * date. One fn. */
+void cs_status_on_read(struct cs_status *s, void (*fn)(void *data), void *data);
 bool cs_status_healthy(const struct cs_status *s);
 
 #endif

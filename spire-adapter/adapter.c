@@ -43,8 +43,10 @@ static int64_t now_unix_ms(const struct cs_adapter *a)
 	return cs_loop_unix_ms(&a->daemon->loop);
 }
 
-static void update_check(struct cs_adapter *a)
+/* Costs a look at every identity: once a second, and when somebody asks. */
+static void update_check(void *data)
 {
+	struct cs_adapter *a = data;
 	struct cs_svids_item item;
 	size_t ready = cs_svids_ready(a->svids), all = cs_svids_count(a->svids);
 	if (ready == all) {
@@ -67,8 +69,6 @@ static void changed(struct cs_adapter *a, uint32_t identity)
 	if (identity != CS_ID_HOST)
 		cs_reporter_mark(a->reporter, identity);
 	cs_svids_service_changed(a->service);
-	if (cs_svids_ready(a->svids) == cs_svids_count(a->svids))
-		cs_check_ok(a->check); /* who has none is looked for once a second only */
 }
 
 /* ---- the source's events ---- */
@@ -228,7 +228,7 @@ static int make_state(struct cs_adapter *a, const char *source_name, struct cs_e
 static int serve(struct cs_adapter *a, struct cs_error *e)
 {
 	struct cs_daemon *d = a->daemon;
-	const struct cs_grpc_server_options options = {.on_refused = cs_status_refused, .data = d->status};
+	const struct cs_grpc_server_options options = {.on_refused = cs_status_refused, .refused_data = d->status};
 	char path[CS_PATH];
 	int r;
 	if ((r = cs_grpc_server_new(&d->loop, &options, &a->server, e)) < 0 ||
@@ -273,7 +273,7 @@ int cs_adapter_start(struct cs_daemon *d, cs_source_open *open_source, const cha
 	cs_timer_start(&a->tick, TICK_MS, TICK_MS);
 	if ((r = cs_svids_expect(a->svids, CS_ID_HOST, node_spiffe_id, now_unix_ms(a), e)) < 0)
 		return r;
-	update_check(a);
+	cs_status_on_read(d->status, update_check, a);
 	return a->source->start(a->source, CS_ID_HOST, node_spiffe_id, e);
 }
 

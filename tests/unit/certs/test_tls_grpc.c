@@ -83,7 +83,8 @@ static void run(struct attempt *a, const struct cs_grpc_tls *server_tls, const s
 	struct cs_timer timer;
 	char target[64];
 	memset(a, 0, sizeof(*a));
-	const struct cs_grpc_server_options server = {.on_connect = on_connect, .on_refused = on_refused, .data = a};
+	const struct cs_grpc_server_options server = {
+		.on_connect = on_connect, .data = a, .on_refused = on_refused, .refused_data = a};
 	assert_int_equal(cs_loop_init(&a->loop, NULL, &e), 0);
 	assert_int_equal(cs_grpc_server_new(&a->loop, &server, &a->server, &e), 0);
 	if (cs_grpc_server_listen_tcp(a->server, "127.0.0.1:0", server_tls, &e) < 0)

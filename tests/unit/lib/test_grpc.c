@@ -169,8 +169,11 @@ static void on_refused(const struct cs_grpc_refusal *refusal, void *data)
 static void serve(struct fixture *f, const struct cs_grpc_limits *limits)
 {
 	struct cs_error e = {0};
-	struct cs_grpc_server_options options = {
-		.on_connect = on_connect, .on_disconnect = on_disconnect, .on_refused = on_refused, .data = f};
+	struct cs_grpc_server_options options = {.on_connect = on_connect,
+		.on_disconnect = on_disconnect,
+		.data = f,
+		.on_refused = on_refused,
+		.refused_data = f};
 	if (limits)
 		options.limits = *limits;
 	service.data = f;

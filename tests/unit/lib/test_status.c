@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
+#include <jansson.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/wait.h>
@@ -13,6 +14,7 @@
 #include <countersign/v1/status.pb-c.h>
 
 #include "grpc.h"
+#include "log.h"
 #include "status.h"
 
 static int64_t now_ms;
@@ -147,6 +149,92 @@ static void test_checks(void **state)
 	assert_false(w->seen.healthy);
 }
 
+static int left;
+
+static void count_left(void *check)
+{
+	if (left > 0)
+		cs_check_fail(check, CS_R_NO_LOCAL_SVID, "%d are left", left);
+	else
+		cs_check_ok(check);
+}
+
+/* Whoever asks gets what is so now. */
+static void test_on_read(void **state)
+{
+	struct world *w = *state;
+	size_t len;
+	cs_status_on_read(w->status, count_left, cs_check_new(w->status, "svids"));
+	left = 2;
+	assert_false(look(w)->ok);
+	assert_string_equal(w->seen.detail, "2 are left");
+	left = 0;
+	char *text = cs_metrics_render(w->metrics, &len);
+	assert_non_null(strstr(text, "countersign_check_ok{daemon=\"example\",check=\"svids\"} 1\n"));
+	free(text);
+	left = 1;
+	assert_string_equal(look(w)->detail, "1 are left");
+	left = 0;
+	assert_true(look(w)->ok);
+}
+
+/* ---- who was turned away ---- */
+
+static void turn_away(struct world *w, int times)
+{
+	const struct cs_grpc_refusal refusal = {
+		.peer = "uid 1000 (pid 7)", .method = "", .reason = CS_R_ROLE_REFUSED, .text = "no role"};
+	for (int i = 0; i < times; i++)
+		cs_status_refused(&refusal, w->status);
+}
+
+/* How many records there are from where it read last; `unsaid` of the first one. */
+static int records(FILE *log, long *at, long long *ret_unsaid)
+{
+	char line[1024];
+	int n = 0;
+	fseek(log, *at, SEEK_SET);
+	while (fgets(line, sizeof(line), log)) {
+		json_t *o = json_loads(line, 0, NULL);
+		assert_non_null(o);
+		assert_string_equal(json_string_value(json_object_get(o, "level")), "audit");
+		assert_string_equal(json_string_value(json_object_get(o, "reason")), "role-refused");
+		if (n++ == 0)
+			*ret_unsaid = json_integer_value(json_object_get(o, "unsaid"));
+		json_decref(o);
+	}
+	*at = ftell(log);
+	return n;
+}
+
+/* Each is on record, but for those of a flood, which are counted. */
+static void test_refused(void **state)
+{
+	struct world *w = *state;
+	FILE *log = tmpfile();
+	size_t len;
+	long at = 0;
+	long long unsaid = -1;
+	assert_non_null(log);
+	cs_log_set_fd(fileno(log));
+	cs_log_init("example", CS_LOG_ERROR, CS_LOG_JSON);
+	turn_away(w, 1);
+	assert_int_equal(records(log, &at, &unsaid), 1);
+	assert_int_equal(unsaid, 0);
+	turn_away(w, 49);
+	assert_int_equal(records(log, &at, &unsaid), 19);
+	now_ms += 1000;
+	turn_away(w, 1);
+	assert_int_equal(records(log, &at, &unsaid), 1);
+	assert_int_equal(unsaid, 30);
+	cs_log_set_fd(2);
+	fclose(log);
+	char *text = cs_metrics_render(w->metrics, &len);
+	assert_non_null(
+		strstr(text, "countersign_refused_calls_total{daemon=\"example\",reason=\"role-refused\"} 51\n"));
+	free(text);
+}
+
 static void on_first(struct cs_grpc_client_call *call, const ProtobufCMessage *message, void *data)
 {
 	(void)message;
@@ -207,6 +295,7 @@ static void test_too_many(void **state)
 int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
-	const struct CMUnitTest tests[] = {T(test_checks), T(test_hang_up), T(test_too_many)};
+	const struct CMUnitTest tests[] = {
+		T(test_checks), T(test_on_read), T(test_refused), T(test_hang_up), T(test_too_many)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
