@@ -66,7 +66,6 @@ struct cs_authd {
 	bool synced;                    /* directory and SVIDs have both said so: adopted entries were looked at */
 	bool was_stale;
 	uint64_t clock_jumps;
-	int lock_fd;
 };
 
 /* Now, on all clocks. */

@@ -1,10 +1,8 @@
 /* countersign-authd: the monitor. */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -213,23 +211,6 @@ static void on_pump(struct cs_timer *t)
 
 /* ---- start and end ---- */
 
-/* One authd per instance: two would fight over the rings. The descriptor holds the lock. */
-static int lock_instance(const struct cs_daemon *d, int flags, struct cs_error *e)
-{
-	char path[CS_PATH];
-	int r = cs_daemon_path(d, "lock", path, e);
-	if (r < 0)
-		return r;
-	int fd = open(path, O_RDWR | O_CLOEXEC | flags, 0600);
-	if (fd < 0)
-		return cs_error_errno(e, -errno, "cannot open %s", path);
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
-		close(fd);
-		return cs_error_set(e, -EBUSY, "a countersign-authd runs for this instance (it holds %s)", path);
-	}
-	return fd;
-}
-
 static int open_datapath(struct cs_authd *a, struct cs_error *e)
 {
 	char name[64];
@@ -335,7 +316,6 @@ static int start(struct cs_daemon *d, struct cs_error *e)
 	a->daemon = d;
 	a->loop = &d->loop;
 	a->config = d->config;
-	a->lock_fd = -1;
 	a->next_request = seeds[0] >> 1;
 	a->world = cs_world_new(seeds[1]);
 	a->svids = cs_svids_new(&svids);
@@ -346,9 +326,7 @@ static int start(struct cs_daemon *d, struct cs_error *e)
 	raise_limits();
 	cs_timer_init(&a->second, a->loop, on_second, a);
 	cs_timer_init(&a->pump, a->loop, on_pump, a);
-	int r = a->lock_fd = lock_instance(d, O_CREAT, e);
-	if (r >= 0)
-		r = open_datapath(a, e);
+	int r = open_datapath(a, e);
 	if (r == 0)
 		r = open_handshakers(a, e);
 	if (r == 0)
@@ -411,8 +389,6 @@ static void fini(struct cs_daemon *d)
 	cs_pairs_free(a->pairs);
 	cs_svids_free(a->svids);
 	cs_world_free(a->world);
-	if (a->lock_fd >= 0)
-		close(a->lock_fd);
 	free(a);
 }
 
@@ -439,7 +415,7 @@ static void on_nothing(void *data, uint32_t ifindex, enum cs_reason reason, cons
 static int detach(const struct cs_daemon *d, struct cs_error *e)
 {
 	char name[64];
-	int lock = lock_instance(d, 0, e);
+	int lock = cs_instance_lock(d->instance, d->spec->name, e);
 	int r = lock < 0 && lock != -ENOENT ? lock : cs_instance_name(d->instance, name, e);
 	if (r < 0)
 		return r;

@@ -135,10 +135,12 @@ static int start(struct cs_daemon *d, struct cs_error *e)
 static int run(struct cs_daemon *d)
 {
 	struct cs_error e = {0};
+	int lock = -1;
 	umask(022);
-	if (cs_instance_make(d->instance, d->spec->name, &e) < 0 || cs_loop_init(&d->loop, NULL, &e) < 0) {
+	if (cs_instance_make(d->instance, d->spec->name, &e) < 0 ||
+		(lock = cs_instance_lock(d->instance, d->spec->name, &e)) < 0 || cs_loop_init(&d->loop, NULL, &e) < 0) {
 		cs_fail("cannot start", cs_err(&e));
-		return CS_EXIT_FAILURE;
+		return CS_EXIT_FAILURE; /* and with the process goes the lock */
 	}
 	d->metrics = cs_metrics_new(d->spec->name);
 	d->status = cs_status_new(&d->loop, d->spec->name, d->metrics);
@@ -154,6 +156,7 @@ static int run(struct cs_daemon *d)
 	cs_loop_fini(&d->loop);
 	cs_status_free(d->status);
 	cs_metrics_free(d->metrics);
+	close(lock);
 	uv_library_shutdown(); /* worker threads end while OpenSSL, which keeps state for each, is still there */
 	return d->exit_code;
 }

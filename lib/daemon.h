@@ -59,7 +59,7 @@ struct cs_daemon_spec {
 	int (*check)(struct cs_daemon *d, struct cs_error *e);
 	/* A mode option was given: do it, print, return the exit code. */
 	int (*run_mode)(struct cs_daemon *d);
-	/* Open everything and start; call cs_daemon_ready() when it serves, here or later. */
+	/* The instance is there, and locked (cs_instance_lock). Open everything and start; call cs_daemon_ready() when it serves, here or later. */
 	int (*start)(struct cs_daemon *d, struct cs_error *e);
 	/* Close every handle; the loop ends by itself when the last is closed. Also after a start() that failed,
 	 * but not when something failed before it (status.sock is taken). */

@@ -1,8 +1,10 @@
 #include "instance.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -78,4 +80,24 @@ int cs_instance_make(const char *instance, const char *daemon, struct cs_error *
 		return r;
 	snprintf(path + n, sizeof(path) - (size_t)n, "/%s", daemon);
 	return make_dir(path, e);
+}
+
+int cs_instance_lock(const char *instance, const char *daemon, struct cs_error *e)
+{
+	char path[CS_PATH];
+	int r = cs_instance_path(instance, daemon, "lock", path, e);
+	if (r < 0)
+		return r;
+	int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return cs_error_errno(e, -errno, "cannot open %s", path);
+	if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+		return fd;
+	r = errno == EWOULDBLOCK ? cs_error_set(e, -EBUSY,
+					   "another process is %s of the instance %s (it holds %s); stop it, or choose "
+					   "another --instance",
+					   daemon, instance, path)
+				 : cs_error_errno(e, -errno, "cannot lock %s", path);
+	close(fd);
+	return r;
 }

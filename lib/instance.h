@@ -3,7 +3,8 @@
  *
  *	DIR/identityd/{status,directory,endpoints}.sock, DIR/identityd/state/
  *	DIR/spire-adapter/{status,svids,sign}.sock
- *	DIR/authd/{status,auth}.sock, DIR/authd/lock
+ *	DIR/authd/{status,auth}.sock
+ *	DIR/<daemon>/lock
  *
  * The last component of DIR names the instance: <bpffs>/countersign/<name>/v<abi>/. */
 #ifndef CS_INSTANCE_H
@@ -23,5 +24,9 @@ CS_MUST_USE int cs_instance_name(const char *instance, char out[64], struct cs_e
 /* DIR must be absolute. Makes DIR and DIR/<daemon> (0755; a daemon keeps secrets in directories of its own with 0700). Refuses a directory
  * that belongs to somebody else than root or this user, and one that others may write to. */
 CS_MUST_USE int cs_instance_make(const char *instance, const char *daemon, struct cs_error *e);
+/* One process of a daemon per instance, even if two start at the same instant: a lock on DIR/<daemon>/lock, which is made
+ * if it is not there. Returns its descriptor: to close it, or to end, gives it back. -EBUSY: another process has it;
+ * -ENOENT: there is no such instance. */
+CS_MUST_USE int cs_instance_lock(const char *instance, const char *daemon, struct cs_error *e);
 
 #endif

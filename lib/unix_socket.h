@@ -8,7 +8,8 @@
 
 /* A listening, non-blocking, close-on-exec socket of this type (SOCK_STREAM, SOCK_SEQPACKET). Mode and group ((gid_t)-1:
  * leave it) are set before anybody can connect. Removes a stale socket of this user. -EEXIST: the path is no socket;
- * -EPERM: it belongs to somebody else; -EADDRINUSE: a live process answers on it. */
+ * -EPERM: it belongs to somebody else; -EADDRINUSE: a live process answers on it. Two that start at the same instant are
+ * kept apart by cs_instance_lock(), not here. */
 CS_MUST_USE int cs_unix_listen(const char *path, int type, mode_t mode, gid_t group, int backlog, struct cs_error *e);
 
 #define CS_UNIX_PEER 48 /* "uid 4294967295 (pid 4194304)" */

@@ -2,8 +2,10 @@
 mTLS, and what survives."""
 import collections
 import datetime as dt
+import json
 import os
 import random
+import socket
 import ssl
 import subprocess
 import tempfile
@@ -548,6 +550,20 @@ def test_who_may_not_join(cluster, lab):
         assert not f.state
         f.close()
     assert not n1.once().get("node", "n2")
+    # Who shows another CA's certificate is refused, and that is on record.
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+    tls.set_alpn_protocols(["h2"])
+    foreign = other.node("n2")
+    tls.load_cert_chain(foreign["tls.cert"], foreign["tls.key"])
+    raw = socket.create_connection(("127.0.0.1", cluster.port), WAIT_S)
+    with raw.dup() as end, tls.wrap_socket(raw) as s:
+        with pytest.raises(ssl.SSLError, match="ALERT"):
+            s.recv(1)
+        end.settimeout(WAIT_S)
+        assert end.recv(1) == b""  # the record is written before the connection is closed
+    records = [json.loads(line) for line in n1.output().splitlines() if "turned a caller away" in line]
+    assert ("audit", "untrusted") in {(r["level"], r["reason"]) for r in records}, records
     # A certificate that is for another role, or not of this name, is an error at the start.
     for settings, word in (({**good, **cluster.ca.server()}, "not a node"),
                            ({**good, "node.name": "n9"}, "node n2's"),

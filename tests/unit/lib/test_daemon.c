@@ -289,6 +289,7 @@ static void end(pid_t pid, int out)
 	assert_int_equal(wait_exit(pid), 0);
 	close(out);
 	close(notify_fd);
+	unlink(below("notify"));
 	unsetenv("NOTIFY_SOCKET");
 }
 
@@ -410,7 +411,7 @@ static void test_fails(void **state)
 	says("error: cannot go on  error=\"it ends\"");
 }
 
-/* Two daemons of one instance: the second one does not take the socket over. */
+/* Two daemons of one instance: the second one ends, even when the first has no socket yet. */
 static void test_twice(void **state)
 {
 	(void)state;
@@ -418,8 +419,16 @@ static void test_twice(void **state)
 	struct cs_grpc_status status;
 	pid_t pid = serve((const char *const[]){"--instance", below("i"), NULL}, &out);
 	assert_int_equal(RAN("--instance", below("i")), 1);
-	says("status.sock");
+	says("another process is example of the instance");
 	assert_int_equal(call("Get", got_status, &answers, &status), 0);
+	end(pid, out);
+	struct cs_error e;
+	int lock = cs_instance_lock(below("i"), "example", &e);
+	assert_true(lock >= 0);
+	assert_int_equal(RAN("--instance", below("i")), 1);
+	says("another process is example of the instance");
+	close(lock);
+	pid = serve((const char *const[]){"--instance", below("i"), NULL}, &out);
 	end(pid, out);
 }
 

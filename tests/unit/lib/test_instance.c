@@ -111,9 +111,35 @@ static void test_refuse(void **state)
 	assert_int_equal(cs_instance_make(longest, "authd", &e), -ENAMETOOLONG);
 }
 
+static void test_lock(void **state)
+{
+	(void)state;
+	struct cs_error e;
+	struct stat st;
+	assert_int_equal(cs_instance_lock(below("none"), "authd", &e), -ENOENT);
+	assert_int_equal(cs_instance_make(below("n1"), "authd", &e), 0);
+	assert_int_equal(cs_instance_make(below("n1"), "identityd", &e), 0);
+	int fd = cs_instance_lock(below("n1"), "authd", &e);
+	assert_true(fd >= 0);
+	assert_int_equal(stat(below("n1/authd/lock"), &st), 0);
+	assert_int_equal(st.st_mode & 07777, 0600);
+	assert_int_equal(cs_instance_lock(below("n1"), "authd", &e), -EBUSY);
+	assert_non_null(strstr(e.text, "choose another --instance"));
+	int other = cs_instance_lock(below("n1"), "identityd", &e);
+	assert_true(other >= 0);
+	close(fd);
+	fd = cs_instance_lock(below("n1"), "authd", &e);
+	assert_true(fd >= 0);
+	close(fd);
+	close(other);
+	assert_int_equal(unlink(below("n1/authd/lock")), 0);
+	assert_int_equal(symlink("/dev/null", below("n1/authd/lock")), 0);
+	assert_int_equal(cs_instance_lock(below("n1"), "authd", &e), -ELOOP);
+}
+
 int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
-	const struct CMUnitTest tests[] = {T(test_path), T(test_name), T(test_make), T(test_refuse)};
+	const struct CMUnitTest tests[] = {T(test_path), T(test_name), T(test_make), T(test_refuse), T(test_lock)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
