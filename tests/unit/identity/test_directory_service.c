@@ -1,0 +1,234 @@
+/* The service Directory with a real client of our gRPC: heartbeats, and what becomes of one who is too slow. */
+#include "directory_service.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+#include <cmocka.h>
+#include "identity_limits.h"
+#include "mem.h"
+
+static char dir[] = "/tmp/countersign-dirsvc-XXXXXX", sock[96], target[104];
+
+/* A clock that the test jumps; timers of the loop are not moved by it. */
+static int64_t ahead_ms;
+static int64_t jumped_mono_ms(void *data)
+{
+	(void)data;
+	return cs_clock_system.mono_ms(NULL) + ahead_ms;
+}
+static int64_t jumped_mono_ns(void *data)
+{
+	return jumped_mono_ms(data) * 1000000;
+}
+static int64_t unix_ms(void *data)
+{
+	return cs_clock_system.unix_ms(data);
+}
+static const struct cs_clock clock_ = {.mono_ms = jumped_mono_ms, .mono_ns = jumped_mono_ns, .unix_ms = unix_ms};
+
+struct world {
+	struct cs_loop loop;
+	struct cs_metrics *metrics;
+	struct cs_roles roles;
+	struct cs_directory *dir;
+	struct cs_directory_service *service;
+	struct cs_grpc_server *server;
+	struct cs_grpc_channel *channel;
+	struct cs_grpc_client_call *call;
+	uint64_t revision;
+	uint32_t silent_ms, heard_silent_ms;
+	unsigned messages, beats, synced;
+	bool done;
+	struct cs_grpc_status status;
+};
+
+static uint32_t silent_ms(void *data)
+{
+	return ((struct world *)data)->silent_ms;
+}
+
+static void on_message(struct cs_grpc_client_call *call, const ProtobufCMessage *message, void *data)
+{
+	(void)call;
+	struct world *w = data;
+	const Countersign__V1__DirectoryBatch *batch = (const Countersign__V1__DirectoryBatch *)message;
+	w->messages++;
+	w->beats += batch->n_records == 0 && !batch->complete;
+	w->synced += batch->synced;
+	w->heard_silent_ms = batch->silent_ms;
+}
+
+static void on_done(const struct cs_grpc_status *status, void *data)
+{
+	struct world *w = data;
+	w->status = *status;
+	w->done = true;
+	w->call = NULL;
+}
+
+/* A record of 10 KiB, and a revision. */
+static void publish(struct world *w, uint32_t identity)
+{
+	static char big[10240];
+	cs_record r = COUNTERSIGN__V1__RECORD__INIT;
+	Countersign__V1__Identity m = COUNTERSIGN__V1__IDENTITY__INIT;
+	memset(big, 'a' + (int)(w->revision % 26), sizeof(big) - 1);
+	m.id = identity;
+	m.spiffe_id = big;
+	r.record_case = COUNTERSIGN__V1__RECORD__RECORD_IDENTITY;
+	r.identity = &m;
+	assert_true(cs_dir_put_take(w->dir, cs_record_copy(&r, false), NULL) == 1);
+	cs_dir_publish(w->dir, ++w->revision, false);
+}
+
+static void open_world(struct world *w, size_t changes)
+{
+	struct cs_error e;
+	struct cs_dir_limits limits = {.records = 1000, .changes = changes};
+	*w = (struct world){.silent_ms = 7};
+	assert_int_equal(cs_loop_init(&w->loop, &clock_, &e), 0);
+	w->metrics = cs_metrics_new("test");
+	w->dir = cs_dir_new(1, &limits);
+	char uid[32];
+	snprintf(uid, sizeof(uid), "uid:%u", (unsigned)getuid());
+	assert_int_equal(cs_roles_allow(&w->roles, CS_ROLE_VIEWER, uid, &e), 0);
+	struct cs_directory_service_options options = {.loop = &w->loop,
+		.dir = w->dir,
+		.silent_ms = silent_ms,
+		.silent_data = w,
+		.node = "n1",
+		.roles = CS_ROLE_VIEWER,
+		.label = "node",
+		.metrics = w->metrics};
+	w->service = cs_directory_service_new(&options);
+	assert_int_equal(cs_grpc_server_new(&w->loop, NULL, &w->server, &e), 0);
+	assert_int_equal(cs_grpc_server_add(w->server, cs_directory_service_grpc(w->service), &e), 0);
+	assert_int_equal(cs_grpc_server_listen_unix(w->server, sock, 0600, (gid_t)-1, &w->roles, &e), 0);
+	struct cs_grpc_channel_options channel = {.target = target};
+	assert_int_equal(cs_grpc_channel_new(&w->loop, &channel, &w->channel, &e), 0);
+	Countersign__V1__FollowRequest in = COUNTERSIGN__V1__FOLLOW_REQUEST__INIT;
+	assert_int_equal(cs_grpc_stream(w->channel, &countersign__v1__directory__descriptor, "Follow", &in.base, NULL,
+				 on_message, on_done, w, &w->call, &e),
+		0);
+}
+
+/* Turns the loop until a counter is there; the loop's own timers bound it. */
+static void until(struct world *w, const unsigned *counter, unsigned at_least)
+{
+	int64_t end = cs_clock_system.mono_ms(NULL) + 30000;
+	while (*counter < at_least && cs_clock_system.mono_ms(NULL) < end)
+		uv_run(&w->loop.uv, UV_RUN_ONCE);
+	assert_true(*counter >= at_least);
+}
+
+static void until_done(struct world *w)
+{
+	int64_t end = cs_clock_system.mono_ms(NULL) + 30000;
+	while (!w->done && cs_clock_system.mono_ms(NULL) < end)
+		uv_run(&w->loop.uv, UV_RUN_ONCE);
+	assert_true(w->done);
+}
+
+static void close_world(struct world *w)
+{
+	cs_directory_service_close(w->service);
+	until_done(w); /* its streams are told */
+	cs_grpc_server_close(w->server, 0, NULL, NULL);
+	cs_grpc_channel_close(w->channel, NULL, NULL);
+	cs_loop_run(&w->loop);
+	cs_loop_fini(&w->loop);
+	cs_directory_service_free(w->service);
+	cs_dir_free(w->dir);
+	cs_metrics_free(w->metrics);
+}
+
+/* Whatever is ready now. */
+static void turn(struct world *w)
+{
+	for (int i = 0; i < 50; i++)
+		uv_run(&w->loop.uv, UV_RUN_NOWAIT);
+}
+
+static void test_heartbeat_before_and_after(void **state)
+{
+	(void)state;
+	struct world w;
+	open_world(&w, 100);
+	until(&w, &w.beats, 1); /* nothing is published: it is heard, and that is all */
+	assert_int_equal(w.messages, 1);
+	assert_int_equal(w.heard_silent_ms, 7);
+	publish(&w, 256);
+	until(&w, &w.synced, 1);
+	w.silent_ms = 8000;
+	unsigned beats = w.beats;
+	until(&w, &w.beats, beats + 1);
+	assert_int_equal(w.heard_silent_ms, 8000);
+	close_world(&w);
+	assert_int_equal(w.status.code, CS_GRPC_UNAVAILABLE);
+}
+
+static void test_too_slow_for_the_changes(void **state)
+{
+	(void)state;
+	struct world w;
+	open_world(&w, 16);
+	publish(&w, 256);
+	until(&w, &w.synced, 1);
+	cs_grpc_client_pause(w.call);
+	/* More than windows, queue and socket hold, one revision each; then more than are kept. */
+	for (uint32_t i = 0; i < 1000; i++) {
+		publish(&w, 300 + i % 100);
+		if (i % 10 == 0)
+			turn(&w);
+	}
+	assert_false(w.done);
+	cs_grpc_client_resume(w.call);
+	until_done(&w);
+	assert_int_equal(w.status.code, CS_GRPC_RESOURCE_EXHAUSTED);
+	assert_int_equal(w.status.reason, CS_R_TOO_MANY);
+	assert_non_null(strstr(w.status.message, "follow anew"));
+	close_world(&w);
+}
+
+static void test_takes_nothing_for_a_minute(void **state)
+{
+	(void)state;
+	struct world w;
+	open_world(&w, 100000);
+	publish(&w, 256);
+	until(&w, &w.synced, 1);
+	cs_grpc_client_pause(w.call);
+	for (uint32_t i = 0; i < 400; i++) {
+		publish(&w, 300 + i % 100);
+		turn(&w);
+	}
+	ahead_ms += CS_FOLLOWER_STALL_MS + 1000;
+	int64_t end = cs_clock_system.mono_ms(NULL) + CS_HEARTBEAT_MS + 1000; /* the next heartbeat looks */
+	while (cs_clock_system.mono_ms(NULL) < end)
+		uv_run(&w.loop.uv, UV_RUN_ONCE);
+	cs_grpc_client_resume(w.call);
+	until_done(&w);
+	assert_int_equal(w.status.code, CS_GRPC_RESOURCE_EXHAUSTED);
+	assert_non_null(strstr(w.status.message, "for a minute"));
+	close_world(&w);
+}
+
+int main(void)
+{
+	if (!mkdtemp(dir))
+		return 1;
+	snprintf(sock, sizeof(sock), "%s/directory.sock", dir);
+	snprintf(target, sizeof(target), "unix:%s", sock);
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_heartbeat_before_and_after),
+		cmocka_unit_test(test_too_slow_for_the_changes),
+		cmocka_unit_test(test_takes_nothing_for_a_minute),
+	};
+	int r = cmocka_run_group_tests(tests, NULL, NULL);
+	rmdir(dir);
+	return r;
+}
