@@ -25,6 +25,7 @@ struct attempt {
 };
 
 static void begin(struct cs_authd *a, struct cs_pair *pair, int not_again);
+static void refuse_pair(struct cs_authd *a, struct cs_pair *pair, enum cs_reason reason);
 
 /* ---- attempts ---- */
 
@@ -63,7 +64,8 @@ static size_t pairs_of(const struct attempt *t, struct cs_pair *pairs[2])
 	size_t n = 0;
 	if (t->ask.role == CS_HS_ACCEPTOR)
 		return 0;
-	for (int i = 0; i < (t->ask.role == CS_HS_LOOPBACK ? 2 : 1); i++) {
+	bool both = t->ask.role == CS_HS_LOOPBACK && t->key.local != t->key.remote;
+	for (int i = 0; i < (both ? 2 : 1); i++) {
 		struct cs_pair *pair = cs_pairs_find(t->a->pairs, &keys[i]);
 		if (pair && pair->attempt == t->request)
 			pairs[n++] = pair;
@@ -122,6 +124,18 @@ static void stop_waiting(struct cs_authd *a, struct cs_pair *pair)
 	a->nwaiting--;
 }
 
+/* Nobody has time for it: a question does not wait longer than its answer may take. */
+static void give_up_waiting(struct cs_authd *a, int64_t now)
+{
+	struct cs_pair *pair, *next;
+	DL_FOREACH_SAFE2 (a->waiting, pair, next, wait_next) {
+		if (now - pair->asked_mono_ms < CS_HANDSHAKE_MS)
+			continue;
+		stop_waiting(a, pair);
+		refuse_pair(a, pair, cs_handshakers_ready_count(a->handshakers) ? CS_R_TOO_MANY : CS_R_HANDSHAKER_DIED);
+	}
+}
+
 void cs_authenticate_pump(struct cs_authd *a)
 {
 	int64_t now = cs_loop_mono_ms(a->loop);
@@ -129,8 +143,8 @@ void cs_authenticate_pump(struct cs_authd *a)
 	if (a->pumping) /* one that began has ended at once, and its end calls here */
 		return;
 	a->pumping = true;
-	DL_FOREACH_SAFE2(a->waiting, pair, next, wait_next)
-	{
+	give_up_waiting(a, now);
+	DL_FOREACH_SAFE2 (a->waiting, pair, next, wait_next) {
 		if (!has_place(a))
 			break;
 		if (pair->not_before_mono_ms > now)
@@ -146,8 +160,8 @@ void cs_authenticate_pump(struct cs_authd *a)
 void cs_authenticate_hurry(struct cs_authd *a)
 {
 	struct cs_pair *pair;
-	DL_FOREACH2(a->waiting, pair, wait_next)
-	pair->not_before_mono_ms = 0;
+	DL_FOREACH2 (a->waiting, pair, wait_next)
+		pair->not_before_mono_ms = 0;
 	cs_authenticate_pump(a);
 }
 
@@ -573,6 +587,6 @@ void cs_authenticate_stop(struct cs_authd *a)
 	struct cs_pair *pair, *next_pair;
 	HASH_ITER (hh, a->attempts, t, next)
 		attempt_free(t);
-	DL_FOREACH_SAFE2(a->waiting, pair, next_pair, wait_next)
-	stop_waiting(a, pair);
+	DL_FOREACH_SAFE2 (a->waiting, pair, next_pair, wait_next)
+		stop_waiting(a, pair);
 }

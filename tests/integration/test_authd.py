@@ -292,7 +292,7 @@ def test_entries_end_with_their_certificates():
 # ---- silence of the directory ----
 
 def test_a_silent_directory_stops_what_is_new_and_keeps_what_is():
-    with lab("tauths", authd={"directory.max_stale": "6s"}) as c:
+    with lab("tauths", authd={"directory.max_stale": "15s"}) as c:
         stream = Stream(c.frontend, c.db, 6000)
         wait_until(lambda: check(c.n2, "directory")["ok"], "status says that all is well")
         c.n2.kill("identityd")
@@ -309,7 +309,7 @@ def test_a_silent_directory_stops_what_is_new_and_keeps_what_is():
 
 
 def test_a_silent_directory_closes_if_it_is_told_to():
-    with lab("tauthf", authd={"directory.max_stale": "6s", "directory.fail": "close"}) as c:
+    with lab("tauthf", authd={"directory.max_stale": "15s", "directory.fail": "close"}) as c:
         stream = Stream(c.frontend, c.db, 6000)
         c.n2.kill("identityd")
         assert stream.lives()
