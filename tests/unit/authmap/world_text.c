@@ -42,7 +42,7 @@ struct room {
 
 struct cs_ip ip_of(const char *text)
 {
-	struct cs_ip ip;
+	struct cs_ip ip = {0};
 	uint8_t b[16];
 	if (inet_pton(AF_INET, text, b) == 1)
 		cs_ip_from_bytes(&ip, b, 4);
