@@ -205,12 +205,25 @@ static void rows_changed(cs_record **old, size_t nold, cs_record **fresh, size_t
 	}
 }
 
+static bool is_selected(struct cs_core *core, uint32_t id)
+{
+	const struct known_identity *identity = cs_core_identity(core, id);
+	for (size_t i = 0; identity && i < core->policies->n; i++)
+		for (size_t k = 0; k < core->policies->items[i]->nspecs; k++)
+			if (cs_selector_match(&core->policies->items[i]->specs[k].subject, &identity->labels))
+				return true;
+	return false;
+}
+
 static void refresh_local(struct cs_core *core, struct local *local, struct cs_changes *changes)
 {
 	struct cs_rows rows = {0};
 	cs_record **fresh = NULL;
 	size_t n = 0;
 	local->stale = false;
+	if (local->policy_set != core->policy_set)
+		local->selected = is_selected(core, local->identity);
+	local->policy_set = core->policy_set;
 	if (cs_compiled_rows(core->compiled, &local->identity, 1, &rows, &core->compile_error) == 0) {
 		fresh = cs_xcalloc(rows.nrows + rows.ndefaults, sizeof(*fresh));
 		for (size_t i = 0; i < rows.ndefaults; i++)
@@ -309,9 +322,21 @@ static void adopt(
 		free(core->policies);
 	}
 	core->policies = policies;
+}
+
+static void mark_all(struct cs_core *core)
+{
 	struct local *local, *tmp;
 	HASH_ITER (hh, core->locals, local, tmp)
 		local->stale = true;
+}
+
+/* A new peer makes rows only for those whom some policy selects. */
+static void mark_selected(struct cs_core *core)
+{
+	struct local *local, *tmp;
+	HASH_ITER (hh, core->locals, local, tmp)
+		local->stale |= local->selected;
 }
 
 void cs_core_recompile(struct cs_core *core, struct cs_changes *changes)
@@ -320,9 +345,10 @@ void cs_core_recompile(struct cs_core *core, struct cs_changes *changes)
 	if (!core->policies)
 		return; /* at the start: the load compiles */
 	struct cs_compiled *compiled = compile(core, core->policies, &e);
-	if (compiled)
+	if (compiled) {
 		adopt(core, core->policies, compiled, changes);
-	else /* the earlier one stays; identities that it does not know get no rows, and let nothing through */
+		mark_selected(core);
+	} else /* the earlier one stays; identities that it does not know get no rows, and let nothing through */
 		core->compile_error = e;
 }
 
@@ -380,6 +406,8 @@ int cs_core_reload_policy(struct cs_core *core, struct cs_changes *changes, stru
 		return r;
 	}
 	adopt(core, fresh, compiled, changes);
+	core->policy_set++;
+	mark_all(core);
 	cs_core_refresh_rows(core, changes);
 	changes->revision = revision;
 	return 0;

@@ -47,7 +47,9 @@ struct placed {
 struct local {
 	uint32_t identity;
 	unsigned placements;
-	bool stale; /* its rows must be made anew */
+	bool stale;          /* its rows must be made anew */
+	bool selected;       /* by some policy of the set ... */
+	uint64_t policy_set; /* ... that it was looked at with */
 	cs_record **rows;
 	size_t nrows;
 	UT_hash_handle hh;
@@ -72,6 +74,7 @@ struct cs_core {
 	struct local *locals;
 	/* policy */
 	struct cs_cnp_set *policies;
+	uint64_t policy_set; /* counts: which one that is */
 	struct cs_compiled *compiled;
 	struct cs_error compile_error;       /* code 0: none */
 	struct cs_prefix_identity *prefixes; /* every number that was ever given */
