@@ -50,8 +50,6 @@ OUT_OF_LINE int cs_quoted(
 		if (!owns6(ep, ret->p.src64))
 			return 0;
 	}
-	if (ret->p.group)
-		return 0;
 	ret->ifindex = error->ifindex;
 	ret->dir = CS_FROM;
 	ret->key.local = error->key.local;

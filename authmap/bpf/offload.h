@@ -44,7 +44,7 @@ static __always_inline __u16 pseudo_header(const struct packet *p, __u32 transpo
 	return (sum & 0xffff) + (sum >> 16);
 }
 
-/* Without the kernel's word: a field that holds the pseudo-header's sum is unfinished. (Finishing a complete checksum that
+/* Without the kernel's word: a field that holds the pseudo-header's sum (which is never 0, as "none" of UDP is) is unfinished. (Finishing a complete checksum that
  * happens to have that value gives the same value again.) Everything else is complete, or corrupt and not ours to repair. */
 static __always_inline void checksum_inferred(
 	struct __sk_buff *skb, const struct packet *p, __u32 offset, struct cs_held *held)
@@ -52,8 +52,6 @@ static __always_inline void checksum_inferred(
 	__u16 field;
 
 	if (!offset || p->fragment || bpf_skb_load_bytes(skb, p->l4 + offset, &field, sizeof(field)))
-		return;
-	if (p->family == 4 && p->proto == IPPROTO_UDP && !field)
 		return;
 	if (field != pseudo_header(p, IP_AT + p->len - p->l4))
 		return;

@@ -229,7 +229,7 @@ static size_t build_transport(const struct spec *s, int family, const uint8_t *a
 		}
 	}
 	size_t len = header + body;
-	if (offset && !s->fragment) {
+	if (offset) {
 		uint8_t pseudo[4] = {0, proto, 0, 0};
 		put16(pseudo + 2, (uint16_t)len);
 		uint32_t sum = sum16(addresses, family == 4 ? 8 : 32, 0);

@@ -211,6 +211,8 @@ static void test_interface_budget(void **state)
 	assert_int_equal(records[0].why, CS_R_HOLD_BUDGET);
 	row = budget(w, CS_FROM);
 	assert_int_equal(row.packets, CS_HOLD_INTERFACE_PACKETS);
+	assert_int_equal(pending(w, REMOTE, 1).packets, 1); /* the one that was held at CS_TO */
+	assert_int_equal(pending(w, REMOTE, 1).bytes, 50);
 	row.packets = CS_HOLD_INTERFACE_PACKETS - 1;
 	row.bytes = CS_HOLD_INTERFACE_BYTES - 100;
 	set_budget(w, CS_FROM, &row);

@@ -175,6 +175,12 @@ static void test_groups(void **state)
 	EXPECT(w, {"authenticated", CS_TO, {REMOTE4, "239.1.2.3"}, PASSES},
 		{"authenticated", CS_TO, {REMOTE6, "ff05::123"}, PASSES},
 		{"not", CS_TO, {LOCAL4, "239.1.2.3"}, CS_R_MULTICAST});
+	/* A CIDR that a policy names does not hold them: it would be wider than anybody wrote. */
+	const struct cs_addr all = {.identity = CIDR_ID + 1};
+	assert_int_equal(cs_datapath_prefix_put(w->dp, 4, "\0\0\0\0", 0, &all, NULL), 0);
+	world_policy(w, CIDR_ID + 1, CS_PASS, CS_PASS);
+	EXPECT(w, {"to a group", CS_FROM, {OWN4, "239.1.2.3"}, CS_R_POLICY_DENY},
+		{"to one", CS_FROM, {OWN4, OUTSIDE4}, PASSES});
 	world_defaults(w, CS_DENY, CS_PASS, CS_DENY, CS_DENY);
 	EXPECT(w, {"the world is allowed", CS_FROM, {OWN4, "239.1.2.3"}, PASSES},
 		{"the world is allowed", CS_FROM, {OWN4, "255.255.255.255"}, PASSES},

@@ -152,8 +152,11 @@ static void test_entries(void **state)
 	world_defaults(w, CS_REQUIRE, CS_DENY, CS_REQUIRE, CS_DENY);
 	EXPECT(w, {"absent", CS_FROM, from, CS_R_UNAUTHENTICATED}, {"absent", CS_TO, to, CS_R_UNAUTHENTICATED});
 	world_auth(w, REMOTE, 1, 60000, 0);
+	w->endpoint.flags |= CS_EP_FLOWS;
+	world_endpoint(w);
 	EXPECT(w, {"alive", CS_FROM, from, PASSES}, {"alive", CS_TO, to, PASSES},
 		{"another pair", CS_FROM, {OWN4, LOCAL4}, CS_R_UNAUTHENTICATED});
+	assert_int_equal(world_rows(w, CS_MAP_FLOWS), 0); /* both ways by the entry: nobody needs a flow */
 	world_auth(w, REMOTE, 1, -1, 0);
 	EXPECT(w, {"expired", CS_FROM, from, CS_R_UNAUTHENTICATED}, {"expired", CS_TO, to, CS_R_UNAUTHENTICATED});
 	world_auth(w, REMOTE, 1, -1, CS_AUTH_FLUSHING);
@@ -239,6 +242,9 @@ static void test_flows(void **state)
 	assert_int_equal(world_rows(w, CS_MAP_FLOWS), 1); /* what passed by a flow wrote none */
 	EXPECT(w, {"IPv6 query", CS_FROM, {OWN6, OUTSIDE6, IPPROTO_TCP, .sport = 40000, .dport = 443}, PASSES},
 		{"IPv6 answer", CS_TO, {OUTSIDE6, OWN6, IPPROTO_TCP, .sport = 443, .dport = 40000}, PASSES},
+		{"IPv6, a later fragment of the same bytes", CS_TO,
+			{OUTSIDE6, OWN6, IPPROTO_TCP, .sport = 443, .dport = 40000, .fragment = 1480 | 1},
+			CS_R_FRAGMENT},
 		{"IPv6, unasked", CS_TO, {OUTSIDE6, OWN6, IPPROTO_TCP, .sport = 443, .dport = 40001},
 			CS_R_POLICY_DENY});
 	world_defaults(w, CS_DENY, CS_DENY, CS_DENY, CS_DENY);
