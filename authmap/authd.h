@@ -68,6 +68,11 @@ struct cs_authd {
 	uint64_t clock_jumps;
 };
 
+/* The daemon's life: struct cs_daemon_spec. */
+CS_MUST_USE int cs_authd_start(struct cs_daemon *d, struct cs_error *e);
+void cs_authd_stop(struct cs_daemon *d);
+void cs_authd_fini(struct cs_daemon *d);
+
 /* Now, on all clocks. */
 struct cs_instant cs_authd_now(const struct cs_authd *a);
 /* What verdicts and entries are judged by, now. */
