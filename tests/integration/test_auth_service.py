@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from lab import protos
-from lab.cluster import Cluster
+from lab.cluster import Cluster, policy, required
 from lab.nodes import reason_of
 
 A = protos.auth
@@ -17,23 +17,12 @@ PORT = 5000
 WAIT_S = 30
 DENY, REQUIRE, PASS = range(3)
 
-POLICY = """
-apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
-metadata: {name: db}
-spec:
-  endpointSelector: {matchLabels: {"k8s:app": db}}
-  ingress:
-  - fromEndpoints: [{matchLabels: {"k8s:app": frontend}}]
-    authentication: {mode: required}
-"""
-
 
 @pytest.fixture(scope="module")
 def c():
     with Cluster(prefix="tauth") as c:
         n1, n2 = c.node(), c.node()
-        c.policy("db", POLICY)
+        c.policy("db", policy("db", "db", required("ingress", "frontend")))
         c.credentials()
         n1.workload("frontend", "k8s:app=frontend")
         n1.workload("batch", "k8s:app=batch")
