@@ -76,24 +76,37 @@ static int find_or_allocate(struct cs_store *s, struct cs_store_op *op, struct c
 	return r == 0 ? allocate(s, op, e) : r < 0 ? r : 0;
 }
 
-/* Refuses an address of another endpoint. */
+/* Whose endpoint has it (the row of Q_ADDRESS_FIND), and whose node: 1 and the row, or 0. */
+static int owner_of(
+	struct cs_store *s, enum statement which, const struct cs_ip *ip, sqlite3_stmt **ret, struct cs_error *e)
+{
+	*ret = cs_db_query(s, which);
+	cs_db_bind_addr(*ret, 1, ip);
+	return cs_db_row(s, *ret, "look for an address", e);
+}
+
+/* Refuses an address of another endpoint, or of a node: who could claim one would speak for it. */
 static int check_addresses(struct cs_store *s, struct cs_store_op *op, struct cs_error *e)
 {
 	const struct cs_store_claim *claim = &op->claim;
-	for (size_t i = 0; i < claim->naddrs && op->result == 0; i++) {
-		sqlite3_stmt *q = cs_db_query(s, Q_ADDRESS_FIND);
-		cs_db_bind_addr(q, 1, &claim->addrs[i]);
-		int r = cs_db_row(s, q, "look for an address", e);
+	int r = 0;
+	for (size_t i = 0; i < claim->naddrs && r == 0 && op->result == 0; i++) {
+		sqlite3_stmt *q;
 		char text[CS_IP_TEXT];
-		if (r < 0)
-			return r;
+		cs_ip_text(&claim->addrs[i], text);
+		r = owner_of(s, Q_ADDRESS_FIND, &claim->addrs[i], &q, e);
 		if (r == 1 &&
 			(strcmp(cs_db_text(q, 0), claim->node) != 0 || strcmp(cs_db_text(q, 1), claim->endpoint) != 0))
-			refuse(op, -EADDRINUSE, CS_R_ADDRESS_TAKEN, "%s belongs to endpoint '%s' on node %s",
-				cs_ip_text(&claim->addrs[i], text), cs_db_text(q, 1), cs_db_text(q, 0));
+			refuse(op, -EADDRINUSE, CS_R_ADDRESS_TAKEN, "%s belongs to endpoint '%s' on node %s", text,
+				cs_db_text(q, 1), cs_db_text(q, 0));
 		sqlite3_reset(q);
+		if (r == 0 && (r = owner_of(s, Q_NODE_ADDRESS_FIND, &claim->addrs[i], &q, e)) == 1)
+			refuse(op, -EADDRINUSE, CS_R_ADDRESS_TAKEN, "%s is an address of node %s itself", text,
+				cs_db_text(q, 0));
+		sqlite3_reset(q);
+		r = r < 0 ? r : 0;
 	}
-	return 0;
+	return r;
 }
 
 /* Refuses an address that was another identity's a moment ago: who has not heard that it was let go would take the one
@@ -277,22 +290,26 @@ static int do_keep(struct cs_store *s, struct cs_store_op *op, struct cs_error *
 	return r;
 }
 
-/* Refuses an address of another node. */
+/* Refuses an address of another node, or of an endpoint. */
 static int check_node_addresses(struct cs_store *s, struct cs_store_op *op, struct cs_error *e)
 {
-	for (size_t i = 0; i < op->node.naddrs && op->result == 0; i++) {
-		sqlite3_stmt *q = cs_db_query(s, Q_NODE_ADDRESS_FIND);
-		cs_db_bind_addr(q, 1, &op->node.addrs[i]);
-		int r = cs_db_row(s, q, "look for a node's address", e);
+	int r = 0;
+	for (size_t i = 0; i < op->node.naddrs && r == 0 && op->result == 0; i++) {
+		sqlite3_stmt *q;
 		char text[CS_IP_TEXT];
-		if (r < 0)
-			return r;
+		cs_ip_text(&op->node.addrs[i], text);
+		r = owner_of(s, Q_NODE_ADDRESS_FIND, &op->node.addrs[i], &q, e);
 		if (r == 1 && strcmp(cs_db_text(q, 0), op->node.name) != 0)
-			refuse(op, -EADDRINUSE, CS_R_NODE_ADDRESS_TAKEN, "%s belongs to node %s",
-				cs_ip_text(&op->node.addrs[i], text), cs_db_text(q, 0));
+			refuse(op, -EADDRINUSE, CS_R_NODE_ADDRESS_TAKEN, "%s belongs to node %s", text,
+				cs_db_text(q, 0));
 		sqlite3_reset(q);
+		if (r == 0 && (r = owner_of(s, Q_ADDRESS_FIND, &op->node.addrs[i], &q, e)) == 1)
+			refuse(op, -EADDRINUSE, CS_R_NODE_ADDRESS_TAKEN, "%s belongs to endpoint '%s' on node %s", text,
+				cs_db_text(q, 1), cs_db_text(q, 0));
+		sqlite3_reset(q);
+		r = r < 0 ? r : 0;
 	}
-	return 0;
+	return r;
 }
 
 static int node_is_there(struct cs_store *s, const struct cs_store_node *node, struct cs_error *e)

@@ -226,7 +226,15 @@ static void test_refusals_leave_the_others(void **state)
 	struct cs_store_op node = {.kind = CS_STORE_NODE,
 		.node = {.name = "n1", .addrs = {ip4(1)}, .naddrs = 1, .port = 4250, .path = "unknown"}};
 	assert_int_equal(commit(s, &node, NULL), 0);
+	assert_int_equal(node.error.reason, CS_R_NODE_ADDRESS_TAKEN); /* by an endpoint */
+	node.node.addrs[0] = ip4(9);
+	assert_int_equal(commit(s, &node, NULL), 0);
 	assert_int_equal(node.result, 0);
+	struct cs_store_op forged = claim("n2", "x", "k8s:app=x;", 9);
+	assert_int_equal(commit(s, &forged, NULL), 0);
+	assert_int_equal(forged.error.reason, CS_R_ADDRESS_TAKEN); /* of a node */
+	assert_string_equal(forged.error.text, "10.0.0.9 is an address of node n1 itself");
+	cs_store_op_fini(&forged);
 	node.node.name = "n2";
 	assert_int_equal(commit(s, &node, NULL), 0);
 	assert_int_equal(node.error.reason, CS_R_NODE_ADDRESS_TAKEN);
