@@ -8,30 +8,16 @@ import time
 
 import pytest
 
-from lab.cluster import Cluster
-from lab.daemon import WAIT_S
+from lab.cluster import Cluster, policy, required, wait_until
+from lab.daemon import BUILD, WAIT_S
 
 PORT = 5000
 AUTH_PORT = 4250
-POLICY = """
-apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
-metadata: {name: db}
-spec:
-  endpointSelector: {matchLabels: {"k8s:app": db}}
-  ingress:
-  - fromEndpoints: [{matchLabels: {"k8s:app": frontend}}]
-    authentication: {mode: required}
-"""
+POLICY = policy("db", "db", required("ingress", "frontend"))
 
 
-def wait_until(condition, what, seconds=WAIT_S):
-    """The product's own answer, asked for again."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, f"not in {seconds} s: {what}"
-        time.sleep(0.02)
-    return found
+def wait(condition, what):
+    return wait_until(condition, what, WAIT_S)
 
 
 class Lab(Cluster):
@@ -147,10 +133,9 @@ def test_a_pair_on_one_node_has_both_entries_before_a_packet_moves(c):
 
 def test_crossing_dials(c):
     """Both sides ask at the same moment: one entry each, and both packets arrive."""
-    c.policy("frontend", POLICY.replace("db}", "frontend}").replace("name: db", "name: frontend")
-             .replace("frontend}}]", "db}}]"))
+    c.policy("frontend", policy("frontend", "frontend", required("ingress", "db")))
     try:
-        wait_until(lambda: c.n1.cli("auth", "explain", "frontend", c.db.ip4)["to"]["verdict"] == "require",
+        wait(lambda: c.n1.cli("auth", "explain", "frontend", c.db.ip4)["to"]["verdict"] == "require",
                    "the policy is there")
         for _ in range(5):
             for n in c.nodes:
@@ -164,7 +149,7 @@ def test_crossing_dials(c):
             assert len(entries(c.n1)) == 1 and len(entries(c.n2)) == 1
     finally:
         (c.policies / "frontend.yaml").unlink()
-        wait_until(lambda: c.n1.cli("auth", "explain", "frontend", c.db.ip4)["to"]["verdict"] == "pass", "it is gone")
+        wait(lambda: c.n1.cli("auth", "explain", "frontend", c.db.ip4)["to"]["verdict"] == "pass", "it is gone")
 
 
 # ---- peers that are none ----
@@ -191,7 +176,7 @@ def test_a_node_that_speaks_no_tls(c, says, reason):
         with contextlib.suppress(ConnectionResetError):
             while s.recv(100):
                 pass
-        wait_until(lambda: handshakes(c.n1, "acceptor", reason) == before + 1, f"it is counted as {reason}")
+        wait(lambda: handshakes(c.n1, "acceptor", reason) == before + 1, f"it is counted as {reason}")
     assert not entries(c.n1)
     assert c.frontend.reaches(c.db, PORT, timeout=3), "others are served"
 
@@ -203,12 +188,12 @@ def test_a_node_takes_no_more_than_its_share(c):
     try:
         for _ in range(129):
             held.append(c.n2.ns.do(socket.create_connection, (c.n1.address, AUTH_PORT), 3, (c.n2.address, 0)))
-        wait_until(lambda: handshakes(c.n1, "acceptor", "too-many") > before, "one is too many")
+        wait(lambda: handshakes(c.n1, "acceptor", "too-many") > before, "one is too many")
         assert c.near.reaches(c.db, PORT, timeout=3)
     finally:
         for s in held:
             s.close()
-    wait_until(lambda: c.frontend.reaches(c.db, PORT, timeout=3), "its share is its own again")
+    wait(lambda: c.frontend.reaches(c.db, PORT, timeout=3), "its share is its own again")
 
 
 # ---- interfaces ----
@@ -218,7 +203,7 @@ def test_an_interface_that_goes_takes_its_endpoint_along(c):
     w.register(wait="enforced,svid-ready")
     assert w.reaches(c.db, PORT, timeout=3)
     c.n2.ns.ip("link", "del", w.interface)
-    wait_until(lambda: condition(w, "enforced")["reason"], "the condition falls")
+    wait(lambda: condition(w, "enforced")["reason"], "the condition falls")
     assert condition(w, "enforced")["reason"]["name"] == "interface-missing"
     assert not condition(w, "enforced")["met"]
     w.unregister()
@@ -228,13 +213,41 @@ def test_a_renamed_interface_is_closed(c):
     w = c.n2.workload("guest2", "k8s:app=frontend")
     w.register(wait="enforced,svid-ready")
     c.n2.ns.ip("link", "set", w.interface, "name", "other")
-    wait_until(lambda: not condition(w, "enforced")["met"], "the condition falls")
+    wait(lambda: not condition(w, "enforced")["met"], "the condition falls")
     assert condition(w, "enforced")["reason"]["name"] == "interface-missing"
     assert not w.reaches(c.db, PORT)
     c.n2.ns.ip("link", "set", "other", "name", w.interface)
-    wait_until(lambda: condition(w, "enforced")["met"], "and it is enforced again")
+    wait(lambda: condition(w, "enforced")["met"], "and it is enforced again")
     c.n2.ns.ip("link", "set", w.interface, "up")
     assert w.reaches(c.db, PORT, timeout=3)
+    w.unregister()
+
+
+def test_a_foreign_program_in_front_is_told(c):
+    """It runs before the check for a moment: the condition says so, then the check is in front again. After three times in
+    a minute it stays shadowed."""
+    w = c.n2.workload("guest3", "k8s:app=frontend")
+    w.register(wait="enforced,svid-ready")
+    foreign = []
+    try:
+        for _ in range(4):
+            foreign.append(subprocess.Popen(
+                [*c.n2.ns.enter(), str(BUILD / "integration/lab_foreign"), w.interface, "ingress"], stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, text=True))
+            foreign[-1].stdout.readline()
+            start = time.monotonic()
+            wait(lambda: not condition(w, "enforced")["met"], "the condition falls")
+            assert time.monotonic() - start < 2.5
+            assert condition(w, "enforced")["reason"]["name"] == "shadowed"
+            if len(foreign) < 4:
+                wait(lambda: condition(w, "enforced")["met"], "the check is in front again")
+        time.sleep(1.5)  # two more looks change nothing
+        assert not condition(w, "enforced")["met"]
+    finally:
+        for p in foreign:
+            p.stdin.close()
+            p.wait(WAIT_S)
+            p.stdout.close()
     w.unregister()
 
 
@@ -249,12 +262,12 @@ def test_the_first_packet_waits_for_a_late_svid():
         c.n1.kill("spire-adapter")
         c.frontend.register(wait="enforced")
         assert not c.frontend.reaches(c.db, PORT, timeout=1.5)
-        event = wait_until(lambda: [e for e in c.n2.cli("auth", "list", "--pending")["entries"]
+        event = wait(lambda: [e for e in c.n2.cli("auth", "list", "--pending")["entries"]
                                     if e["state"] == "refused"], "the refusal is listed")
         assert event[0]["reason"]["name"] in ("verdict-alert", "peer-unreachable"), event
         c.n1.start("spire-adapter")
         with c.db.listen(PORT):
-            wait_until(lambda: c.frontend.reaches(c.db, PORT, timeout=3), "after the SVID it is let in")
+            wait(lambda: c.frontend.reaches(c.db, PORT, timeout=3), "after the SVID it is let in")
         c.end()
 
 
@@ -282,7 +295,7 @@ def test_entries_end_with_their_certificates():
             n.kill("spire-adapter")
         assert stream.lives()
         not_after = entries(c.n2)[0]["not_after_unix_s"]
-        wait_until(lambda: not entries(c.n2), "the entry expires")
+        wait(lambda: not entries(c.n2), "the entry expires")
         assert abs(time.time() - not_after) < 2.5
         assert not stream.lives(timeout=1)
         assert not c.frontend.reaches(c.db, PORT)
@@ -294,16 +307,16 @@ def test_entries_end_with_their_certificates():
 def test_a_silent_directory_stops_what_is_new_and_keeps_what_is():
     with lab("tauths", authd={"directory.max_stale": "15s"}) as c:
         stream = Stream(c.frontend, c.db, 6000)
-        wait_until(lambda: check(c.n2, "directory")["ok"], "status says that all is well")
+        wait(lambda: check(c.n2, "directory")["ok"], "status says that all is well")
         c.n2.kill("identityd")
-        wait_until(lambda: not check(c.n2, "directory")["ok"], "status says that it is not")
+        wait(lambda: not check(c.n2, "directory")["ok"], "status says that it is not")
         assert check(c.n2, "directory")["reason"]["name"] == "directory-stale"
         assert stream.lives()
         assert not c.near.reaches(c.db, PORT)
         why = [e["reason"]["name"] for e in c.n2.cli("auth", "list", "--pending")["entries"] if e["state"] == "refused"]
         assert why == ["directory-stale"] or set(why) == {"directory-stale"}, why
         c.n2.start("identityd")
-        wait_until(lambda: c.near.reaches(c.db, PORT, timeout=3), "it speaks again")
+        wait(lambda: c.near.reaches(c.db, PORT, timeout=3), "it speaks again")
         assert stream.lives()
         stream.close()
 
@@ -313,7 +326,7 @@ def test_a_silent_directory_closes_if_it_is_told_to():
         stream = Stream(c.frontend, c.db, 6000)
         c.n2.kill("identityd")
         assert stream.lives()
-        wait_until(lambda: not entries(c.n2), "the entries go")
+        wait(lambda: not entries(c.n2), "the entries go")
         assert not stream.lives(timeout=1)
         stream.close()
         c.n2.start("identityd")
@@ -341,7 +354,7 @@ def test_one_per_instance(c):
     p = authd(c, "--set", "handshaker.user=nobody", "--set", f"handshaker.path={c.program('handshaker')}")
     assert p.returncode == 1 and "another process" in p.stderr
     p = authd(c, "--detach")
-    assert p.returncode == 1 and "runs for this instance" in p.stderr
+    assert p.returncode == 1 and "another process" in p.stderr
     assert c.frontend.reaches(c.db, PORT, timeout=3)
 
 
@@ -357,4 +370,4 @@ def test_detach_opens():
         assert c.near.reaches(c.db, PORT, timeout=3)
         assert not os.path.exists(f"/sys/fs/bpf/countersign/{c.n2.instance.name}")
         c.n2.start("authd")
-        wait_until(lambda: not c.n2.cli("auth", "explain", "db", c.frontend.ip4)["to"]["passes"], "checked again")
+        wait(lambda: not c.n2.cli("auth", "explain", "db", c.frontend.ip4)["to"]["passes"], "checked again")

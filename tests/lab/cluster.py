@@ -28,8 +28,9 @@ def required(direction, peer):
 
 
 def wait_until(condition, what, seconds=10):
-    """The product's own answer is asked for again; there is no event to wait for in these."""
+    """The product's own answer is asked for again; there is no event to wait for in these. What it was at last."""
     end = time.monotonic() + seconds
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < end, f"not in {seconds} s: {what}"
         time.sleep(0.02)
+    return found
