@@ -68,6 +68,8 @@ struct unenforced {
 static void look_at_endpoint(const struct cs_world_endpoint *ep, void *data)
 {
 	struct unenforced *u = data;
+	if (!ep->identity)
+		return; /* not placed here: closed, as it should be */
 	u->all++;
 	if (ep->enforced)
 		return;

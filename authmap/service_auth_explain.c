@@ -112,6 +112,16 @@ static void say_rule(const struct question *q, const struct cs_explained *x, enu
 	side->policy[0] = '\0';
 }
 
+/* The check may not be the one that decides. */
+static void say_shadowed(const struct question *q, struct side *side)
+{
+	size_t len = strlen(side->detail);
+	if (has_row(q) && q->endpoint.reason == CS_R_SHADOWED)
+		snprintf(side->detail + len, sizeof(side->detail) - len,
+			"%s%s runs before the check: what it lets pass or drops is not known here", len ? "; " : "",
+			q->endpoint.detail);
+}
+
 static void fill_side(const struct question *q, const struct cs_explained *x, enum cs_dir dir, struct side *side)
 {
 	enum cs_reason reason = x->reason;
@@ -121,6 +131,7 @@ static void fill_side(const struct question *q, const struct cs_explained *x, en
 	side->policy[0] = side->detail[0] = '\0';
 	say_why(q, x, side->detail, sizeof(side->detail));
 	say_rule(q, x, dir, side);
+	say_shadowed(q, side);
 	side->reason.name = (char *)(reason == CS_R_NONE ? "" : cs_reason_name(reason));
 	side->reason.detail = side->detail;
 }
