@@ -418,8 +418,7 @@ void cs_hold_forget_interface(struct cs_hold *h, uint32_t ifindex, enum cs_reaso
 {
 	struct packet *k, *next;
 	consume(h);
-	DL_FOREACH_SAFE2(h->all, k, next, all_next)
-	{
+	DL_FOREACH_SAFE2 (h->all, k, next, all_next) {
 		struct pair *p = k->pair;
 		if (k->head.ifindex != ifindex)
 			continue;

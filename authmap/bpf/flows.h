@@ -37,28 +37,31 @@ static __always_inline _Bool flow_ports(struct __sk_buff *skb, const struct pack
 	return 1;
 }
 
-static __always_inline void fill_key(struct cs_flow_key *key, const struct judged *j, __u8 dir)
+/* As this packet is seen at hook `dir`; `reversed`: as its answer would be. */
+static __always_inline void fill_key(
+	struct cs_flow_key *key, const struct judged *j, __u8 dir, const __u16 ports[2], _Bool reversed)
 {
 	key->ifindex = j->ifindex;
 	key->dir = dir;
 	key->proto = j->p.proto;
 	key->family = j->p.family;
+	key->pad = 0;
+	key->sport_be16 = ports[reversed];
+	key->dport_be16 = ports[!reversed];
+	__builtin_memcpy(key->saddr, reversed ? j->p.dst : j->p.src, 16);
+	__builtin_memcpy(key->daddr, reversed ? j->p.src : j->p.dst, 16);
 }
 
 /* Does this packet answer a flow that is alive? Refreshes it, but for a packet that is only quoted. */
 OUT_OF_LINE int cs_answers_flow(struct __sk_buff *skb, const struct judged *j, __u64 now, _Bool refresh)
 {
-	struct cs_flow_key key = {};
+	struct cs_flow_key key;
 	__u16 ports[2];
 	__u64 *last, seen;
 
 	if (!j || !flow_ports(skb, &j->p, 1, ports))
 		return 0;
-	fill_key(&key, j, j->dir);
-	key.sport_be16 = ports[0];
-	key.dport_be16 = ports[1];
-	__builtin_memcpy(key.saddr, j->p.src, 16);
-	__builtin_memcpy(key.daddr, j->p.dst, 16);
+	fill_key(&key, j, j->dir, ports, 0);
 	last = bpf_map_lookup_elem(&cs_flows, &key);
 	if (!last)
 		return 0;
@@ -73,17 +76,13 @@ OUT_OF_LINE int cs_answers_flow(struct __sk_buff *skb, const struct judged *j, _
 /* This packet passed by its own verdict: note whom the other direction may let answer. */
 OUT_OF_LINE int cs_note_flow(struct __sk_buff *skb, const struct judged *j, __u64 now)
 {
-	struct cs_flow_key key = {};
+	struct cs_flow_key key;
 	__u16 ports[2];
 	__u64 *last;
 
 	if (!j || !flow_ports(skb, &j->p, 0, ports))
 		return 0;
-	fill_key(&key, j, !j->dir);
-	key.sport_be16 = ports[1];
-	key.dport_be16 = ports[0];
-	__builtin_memcpy(key.saddr, j->p.dst, 16);
-	__builtin_memcpy(key.daddr, j->p.src, 16);
+	fill_key(&key, j, !j->dir, ports, 1);
 	last = bpf_map_lookup_elem(&cs_flows, &key);
 	if (!last)
 		bpf_map_update_elem(&cs_flows, &key, &now, BPF_ANY);

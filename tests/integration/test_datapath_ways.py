@@ -9,23 +9,10 @@ from scapy.layers.inet6 import (ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6ND_RA, ICMPv6ND_
 from scapy.layers.l2 import ARP, GRE, Dot1AD, Dot1Q, Ether
 from scapy.packet import Raw
 
-from lab.datapath import (DENY, EP_FLOWS, HALVES, PASS, REPLY_FROM, REPLY_TO, REQUIRE, Lab, Sniffer, send_frames,
-                          wait_for)
+from lab.datapath import (DENY, PASS, REPLY_FROM, REPLY_TO, REQUIRE, Sniffer, lab, send_frames, wait_for,
+                          whole_lab)  # noqa: F401, the fixtures
 
 MARKER = b"countersign-way-round"
-
-
-@pytest.fixture(scope="module", params=HALVES, ids=lambda h: "+".join(h))
-def whole_lab(request):
-    lab = Lab(*request.param)
-    yield lab
-    lab.close()
-
-
-@pytest.fixture
-def lab(whole_lab):
-    whole_lab.reset()
-    return whole_lab
 
 
 def eth(w):

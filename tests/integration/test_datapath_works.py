@@ -12,25 +12,12 @@ from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from lab.datapath import (DENY, EP_AUDIT, EP_DEPENDS, HALVES, NODE_HOST_PASSES, PASS, REPLY_FROM,
-                          REPLY_TO, REQUIRE, Lab, Sniffer, send_frames, wait_for)
+from lab.datapath import (DENY, EP_AUDIT, EP_DEPENDS, NODE_HOST_PASSES, PASS, REPLY_FROM, REPLY_TO, REQUIRE, Sniffer,
+                          lab, send_frames, wait_for, whole_lab)  # noqa: F401, the fixtures
 
 MARKER = b"countersign-must-work"
 UDP_SEGMENT = 103
 CHECKSUM_ERRORS = ("Tcp:InCsumErrors", "Udp:InCsumErrors", "Udp6InCsumErrors")
-
-
-@pytest.fixture(scope="module", params=HALVES, ids=lambda h: "+".join(h))
-def whole_lab(request):
-    lab = Lab(*request.param)
-    yield lab
-    lab.close()
-
-
-@pytest.fixture
-def lab(whole_lab):
-    whole_lab.reset()
-    return whole_lab
 
 
 @pytest.fixture

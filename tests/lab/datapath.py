@@ -13,6 +13,8 @@ import time
 import uuid
 from pathlib import Path
 
+import pytest
+
 from lab.netns import Netns, address, veth
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -289,3 +291,17 @@ class Lab:
                 node.dp.close()
         for ns in [w.ns for w in self.workloads] + [self.node1.ns, self.node2.ns, self.router]:
             ns.close()
+
+
+@pytest.fixture(scope="module", params=HALVES, ids=lambda h: "+".join(h))
+def whole_lab(request):
+    """Both halves of datapath.attach and datapath.csum."""
+    lab = Lab(*request.param)
+    yield lab
+    lab.close()
+
+
+@pytest.fixture
+def lab(whole_lab):
+    whole_lab.reset()
+    return whole_lab
