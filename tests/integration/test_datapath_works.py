@@ -1,8 +1,10 @@
 """What must work: held packets come back whole and in order, path MTU is found, the host can probe, DNS goes to the world,
 a Service address is enforced at the server's node. Each beside what must not."""
+import contextlib
 import itertools
 import socket
 import struct
+import subprocess
 import threading
 import time
 
@@ -420,3 +422,72 @@ def test_depends_on(lab):
     lab.a.register(DENY, DENY, DENY, DENY, flags=EP_DEPENDS)
     lab.d.register(PASS, PASS, PASS, PASS)
     assert lab.reach(lab.a, lab.d)
+
+
+# Load
+
+FLOOD = """
+import socket, sys, time
+source, rate, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind((source, 0))
+start, n = time.monotonic(), 0
+while (now := time.monotonic() - start) < seconds:
+    while n < now * rate:
+        s.sendto(b"flood", (f"10.{200 + n // 65536}.{n // 256 % 256}.{n % 256}", 9))
+        n += 1
+    time.sleep(0.001)
+"""
+
+
+def rss_kib(pid):  # nsenter becomes the program that it starts
+    with open(f"/proc/{pid}/status") as f:
+        return next(int(line.split()[1]) for line in f if line.startswith("VmRSS"))
+
+
+def test_flood_of_new_pairs(lab):
+    """One workload opens 10,000 new pairs a second. Its neighbour's cold pair does not notice, and nothing grows."""
+    rate, seconds = 10_000, 5
+    for i in range(rate * seconds):
+        lab.node1.dp("addr", f"10.{200 + i // 65536}.{i // 256 % 256}.{i % 256}", 100_000 + i, 1, 0)
+    answer(lab, "none")
+    before = lab.node1.dp.counts().get("pending-full/from", 0)
+    memory = rss_kib(lab.node1.dp.process.pid)
+    flood = subprocess.Popen(["nsenter", f"--net={lab.b.ns.path}", "/usr/bin/python3", "-c", FLOOD, lab.b.ip4, str(rate),
+                              str(seconds)])
+    server = lab.c.ns.listen(lab.c.ip4)
+    times, pairs, packets = [], 0, 0
+    a_to_c, c_to_a = ((lab.node1.dp, (lab.a.identity, lab.c.identity, 1)), (lab.node2.dp, (lab.c.identity, lab.a.identity, 1)))
+    while not ended(flood, 0.1):  # a may open 50 new pairs a second itself
+        lab.unauthenticate(lab.a, lab.c)
+        with lab.a.ns.socket(server.family, socket.SOCK_STREAM) as client:
+            client.setblocking(False)
+            start = time.monotonic()
+            client.connect_ex(server.getsockname())
+            for dp, pair in (a_to_c, c_to_a):  # each asks, among all the others, and is answered
+                asked = "miss %d %d %d" % pair
+                wait_for(lambda: any_event(dp, asked))
+                dp("release", *pair, 60000, 0)
+            server.accept()[0].close()
+            times.append(time.monotonic() - start)
+        stats = lab.node1.dp.stats()
+        pairs, packets = max(pairs, stats["pairs"]), max(packets, stats["packets"])
+    server.close()
+    assert flood.returncode == 0
+    assert len(times) > 20 and max(times) < 0.05, sorted(times)[-5:]
+    assert lab.node1.dp.counts()["pending-full/from"] - before > rate * seconds * 0.9
+    assert pairs < 50 + 50 * (seconds + 2) + 10 and packets <= 64 + 16
+    assert rss_kib(lab.node1.dp.process.pid) - memory < 4096
+
+
+def ended(process, within_s):
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(within_s)
+    return process.returncode is not None
+
+
+def any_event(dp, prefix):
+    while not dp.events.empty():
+        if dp.events.get_nowait().startswith(prefix):
+            return True
+    return False
