@@ -245,8 +245,8 @@ static int job_new(struct cs_hs_work *work, uint64_t request, enum cs_hs_role ro
 	if (job || !(job = calloc(1, sizeof(*job)))) {
 		if (fd >= 0)
 			close(fd);
-		return cs_error_set(
-			e, job ? -EEXIST : -ENOMEM, "request %llu is there already", (unsigned long long)request);
+		return job ? cs_error_set(e, -EEXIST, "request %llu is there already", (unsigned long long)request)
+			   : cs_error_set(e, -ENOMEM, "no memory for a handshake");
 	}
 	*job = (struct cs_hs_job){.work = work, .request = request, .role = role, .fd = fd, .started_ns = now_ns()};
 	HASH_ADD(hh, work->jobs, request, sizeof(request), job);

@@ -86,10 +86,16 @@ static int load_chain(struct cs_hs_world *world, struct cs_hs_svid_state *s, siz
 	return cs_remote_key_new(world->ctx, &world->signer, s->identity, s->generation, s->leaf, &s->key, e);
 }
 
+static struct cs_hs_svid_state *find(const struct cs_hs_world *world, uint32_t identity)
+{
+	struct cs_hs_svid_state *s;
+	HASH_FIND(hh, world->svids, &identity, sizeof(identity), s);
+	return s;
+}
+
 static void replace(struct cs_hs_world *world, uint32_t identity, struct cs_hs_svid_state *with)
 {
-	struct cs_hs_svid_state *old;
-	HASH_FIND(hh, world->svids, &identity, sizeof(identity), old);
+	struct cs_hs_svid_state *old = find(world, identity);
 	if (old) {
 		HASH_DEL(world->svids, old);
 		cs_hs_svid_unref(old);
@@ -116,7 +122,7 @@ int cs_hs_world_svid(
 		replace(world, m->identity, NULL);
 		return 0;
 	}
-	if (HASH_COUNT(world->svids) >= CS_HS_SVIDS_MAX)
+	if (!find(world, m->identity) && HASH_COUNT(world->svids) >= CS_HS_SVIDS_MAX)
 		return cs_error_reason(e, -ENOSPC, CS_R_TOO_MANY, "more than %d local identities", CS_HS_SVIDS_MAX);
 	struct cs_hs_svid_state *s = svid_new(m);
 	if (!s)
@@ -179,8 +185,7 @@ bool cs_hs_world_warm(struct cs_hs_world *world)
 
 int cs_hs_world_use(struct cs_hs_world *world, uint32_t identity, struct cs_hs_svid_state **ret, struct cs_error *e)
 {
-	struct cs_hs_svid_state *s;
-	HASH_FIND(hh, world->svids, &identity, sizeof(identity), s);
+	struct cs_hs_svid_state *s = find(world, identity);
 	if (!s)
 		return cs_error_reason(e, -ENOENT, CS_R_NO_LOCAL_ENDPOINT, "no endpoint of identity %u here", identity);
 	if (s->generation == 0)
