@@ -480,6 +480,8 @@ static void reset_step(struct cs_grpc_channel *channel)
 	else if (channel->state == CS_GRPC_BACKOFF) {
 		channel->attempt_ms = INT64_MAX;
 		set_state(channel, CS_GRPC_IDLE, NULL);
+	} else if (channel->state == CS_GRPC_CONNECTING) { /* it waits for its turn: that is now */
+		begin(channel);
 	}
 }
 

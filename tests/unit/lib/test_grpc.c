@@ -748,6 +748,44 @@ static void reconnects(void **state)
 	fixture_free(f);
 }
 
+static void hurry_state(
+	struct cs_grpc_channel *channel, enum cs_grpc_state state, const struct cs_error *error, void *data)
+{
+	struct again *a = data;
+	(void)error;
+	if (state == CS_GRPC_CONNECTING && a->ready == 1)
+		cs_grpc_channel_reset(channel);
+	if (state == CS_GRPC_READY && ++a->ready == 1) {
+		cs_grpc_server_close(a->f->server, 0, NULL, NULL);
+		serve(a->f, NULL);
+	} else if (state == CS_GRPC_READY) {
+		finish(a->f);
+	}
+}
+
+/* A channel that lost its connection waits before the next one; a reset ends the wait. */
+static void reset_while_it_waits(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new();
+	struct again a = {.f = f};
+	struct cs_error e;
+	serve(f, NULL);
+	const struct cs_grpc_channel_options options = {.target = f->target,
+		.keep = true,
+		.limits = {.handshake_ms = 60000}, /* no other timer looks earlier */
+		.backoff_min_ms = 60000,
+		.backoff_max_ms = 60000,
+		.on_state = hurry_state,
+		.data = &a};
+	int64_t start_ms = cs_loop_mono_ms(&f->loop);
+	assert_int_equal(cs_grpc_channel_new(&f->loop, &options, &f->channel, &e), 0);
+	cs_loop_run(&f->loop);
+	assert_int_equal(a.ready, 2);
+	assert_true(cs_loop_mono_ms(&f->loop) - start_ms < 30000);
+	fixture_free(f);
+}
+
 static void limits_on_connections(void **state)
 {
 	(void)state;
@@ -1117,6 +1155,7 @@ int main(void)
 		cmocka_unit_test(channel_closes),
 		cmocka_unit_test(many_calls),
 		cmocka_unit_test(reconnects),
+		cmocka_unit_test(reset_while_it_waits),
 		cmocka_unit_test(limits_on_connections),
 		cmocka_unit_test(bounced_connections_back_off),
 		cmocka_unit_test(idle_connections_end),
