@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include "utf8.h"
 
 /* X.690 10.1: definite lengths in the fewest bytes. Returns the bytes used by the length, 0 if malformed. */
 static size_t read_length(const uint8_t *p, size_t left, size_t *ret)
@@ -164,22 +165,6 @@ bool cs_der_time_unix_s(const struct cs_der_element *element, int64_t *ret)
 	return false;
 }
 
-/* Bytes of the UTF-8 character at p (RFC 3629 4), 0 if there is none. */
-static size_t utf8_character(const uint8_t *p, size_t left)
-{
-	size_t n = p[0] < 0x80 ? 1 : p[0] >= 0xc2 && p[0] < 0xe0 ? 2 : p[0] >= 0xe0 && p[0] < 0xf0 ? 3 : 4;
-	if (n > left || p[0] > 0xf4 || (p[0] >= 0x80 && p[0] < 0xc2))
-		return 0;
-	for (size_t i = 1; i < n; i++)
-		if ((p[i] & 0xc0) != 0x80)
-			return 0;
-	/* Longer than need be, a surrogate, or beyond U+10FFFF. */
-	if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] >= 0xa0) || (p[0] == 0xf0 && p[1] < 0x90) ||
-		(p[0] == 0xf4 && p[1] >= 0x90))
-		return 0;
-	return n;
-}
-
 bool cs_der_string(const struct cs_der_element *element)
 {
 	struct cs_der rest = element->body;
@@ -187,7 +172,7 @@ bool cs_der_string(const struct cs_der_element *element)
 	if (!utf8 && element->tag != CS_DER_PRINTABLE_STRING && element->tag != CS_DER_IA5_STRING)
 		return false;
 	while (rest.len > 0) {
-		size_t n = utf8_character(rest.data, rest.len);
+		size_t n = cs_utf8_length(rest.data, rest.len);
 		if (n == 0 || (n > 1 && !utf8))
 			return false;
 		rest.data += n;

@@ -4,17 +4,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-
-/* Texts come from peers and files too: no control character gets through, C1 in UTF-8 (C2 80 to C2 9F) included. */
-static void clean(char *s)
-{
-	for (unsigned char *p = (unsigned char *)s; *p; p++) {
-		if (*p < 0x20 || *p == 0x7f)
-			*p = '?';
-		else if (p[0] == 0xc2 && p[1] >= 0x80 && p[1] <= 0x9f)
-			p[0] = p[1] = '?';
-	}
-}
+#include "utf8.h"
 
 static void fill(struct cs_error *e, int code, enum cs_reason reason, const char *fmt, va_list args)
 {
@@ -23,7 +13,7 @@ static void fill(struct cs_error *e, int code, enum cs_reason reason, const char
 	int n = vsnprintf(e->text, sizeof(e->text), fmt, args);
 	if (n >= (int)sizeof(e->text))
 		memcpy(e->text + sizeof(e->text) - 4, "...", 4);
-	clean(e->text);
+	cs_utf8_clean(e->text, strlen(e->text));
 }
 
 int cs_error_set(struct cs_error *e, int code, const char *fmt, ...)
@@ -75,6 +65,7 @@ int cs_error_prefix(struct cs_error *e, const char *fmt, ...)
 	size_t used = strlen(e->text);
 	if (snprintf(e->text + used, sizeof(e->text) - used, ": %s", old) >= (int)(sizeof(e->text) - used))
 		memcpy(e->text + sizeof(e->text) - 4, "...", 4);
+	cs_utf8_clean(e->text, strlen(e->text)); /* a character may have been cut */
 	return e->code;
 }
 

@@ -15,7 +15,8 @@ struct cs_error {
 	char text[1024];       /* one sentence, no newline, names the offending value and the way out */
 };
 
-/* Fill *e (which may be NULL) and return code. Long texts are cut with an ellipsis, control characters become '?'.
+/* Fill *e (which may be NULL) and return code. Long texts are cut with an ellipsis; control characters, and bytes that
+ * are not UTF-8, become '?'.
  * The arguments must not point into *e. */
 int cs_error_set(struct cs_error *e, int code, const char *fmt, ...) CS_PRINTF(3, 4);
 int cs_error_reason(struct cs_error *e, int code, enum cs_reason reason, const char *fmt, ...) CS_PRINTF(4, 5);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <nghttp2/nghttp2.h>
+#include "utf8.h"
 #include <openssl/crypto.h>
 
 void cs_grpc_deframer_init(struct cs_grpc_deframer *d, uint32_t message_max)
@@ -143,25 +144,6 @@ static int hex(uint8_t c)
 	return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
 }
 
-/* Length of the UTF-8 sequence at s (RFC 3629: no surrogates, no overlong forms, up to U+10FFFF), or 0. */
-static size_t utf8_length(const uint8_t *s, size_t n)
-{
-	if (s[0] < 0x80)
-		return 1;
-	size_t length = s[0] >= 0xc2 && s[0] < 0xe0   ? 2
-			: s[0] >= 0xe0 && s[0] < 0xf0 ? 3
-			: s[0] >= 0xf0 && s[0] < 0xf5 ? 4
-						      : 0;
-	if (length == 0 || length > n)
-		return 0;
-	for (size_t i = 1; i < length; i++)
-		if ((s[i] & 0xc0) != 0x80)
-			return 0;
-	bool bad = (s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) ||
-		   (s[0] == 0xf4 && s[1] > 0x8f);
-	return bad ? 0 : length;
-}
-
 void cs_grpc_percent_decode(const uint8_t *value, size_t n, char *out, size_t room)
 {
 	size_t have = 0;
@@ -174,14 +156,7 @@ void cs_grpc_percent_decode(const uint8_t *value, size_t n, char *out, size_t ro
 		out[have++] = (char)c;
 	}
 	out[have] = '\0';
-	for (size_t i = 0; i < have;) {
-		size_t length = utf8_length((const uint8_t *)out + i, have - i);
-		if (length == 0 || (uint8_t)out[i] < 0x20 || out[i] == 0x7f) {
-			out[i] = '?';
-			length = 1;
-		}
-		i += length;
-	}
+	cs_utf8_clean(out, have);
 }
 
 void cs_grpc_percent_encode(const char *text, char out[CS_GRPC_PERCENT_ROOM])

@@ -8,6 +8,7 @@
 #include <countersign/v1/status.pb-c.h>
 #include "grpc.h"
 #include "log.h"
+#include "utf8.h"
 
 #define CHUNK         65536
 #define GRACE_MS      200
@@ -76,6 +77,7 @@ void cs_check_fail(struct cs_check *c, enum cs_reason reason, const char *fmt, .
 	va_start(args, fmt);
 	vsnprintf(c->text, sizeof(c->text), fmt, args);
 	va_end(args);
+	cs_utf8_clean(c->text, strlen(c->text));
 }
 
 void cs_check_error(struct cs_check *c, const struct cs_error *e)

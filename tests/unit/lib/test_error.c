@@ -78,6 +78,18 @@ static void test_hostile(void **state)
 		"a\nb\x1b[31m\x7f\xc2\x9b"
 		"2Jc\xc3\xa9");
 	assert_string_equal(e.text, "peer said 'a?b?[31m???2Jc\xc3\xa9'");
+	/* protobuf's strings are UTF-8, or the reader at the other end drops the whole message */
+	cs_error_set(&e, -EINVAL, "%s", "a\xff\xc3x\xed\xa0\x80\xc3");
+	assert_string_equal(e.text, "a??x????");
+	char longest[sizeof(e.text)];
+	for (size_t i = 0; i < sizeof(longest); i++)
+		longest[i] = i % 2 ? '\xa9' : '\xc3';
+	longest[sizeof(longest) - 1] = '\0';
+	cs_error_set(&e, -EINVAL, "x%s", longest); /* cut in the midst of a character */
+	assert_string_equal(e.text + strlen(e.text) - 4, "?...");
+	cs_error_set(&e, -EINVAL, "%s", longest);
+	cs_error_prefix(&e, "p");
+	assert_string_equal(e.text + strlen(e.text) - 4, "?...");
 }
 
 static void test_reasons(void **state)
