@@ -10,6 +10,7 @@
 #include "ca_files.h"
 #include "ca_profile.h"
 #include "spiffe_id.h"
+#include "x509.h"
 
 #define CA_FILE "ca.pem"
 
@@ -100,13 +101,6 @@ static int check_root(struct cs_ca *ca, const char *path, int64_t now_unix_s, st
 	return 0;
 }
 
-/* An encrypted key is none of ours, and nobody is there to be asked for its password. */
-static int no_password(char *buf, int size, int writing, void *data)
-{
-	(void)buf, (void)size, (void)writing, (void)data;
-	return -1;
-}
-
 /* -ENOENT if there is none yet. */
 static int load(struct cs_ca *ca, const struct cs_ca_dir *dir, struct cs_error *e)
 {
@@ -116,14 +110,14 @@ static int load(struct cs_ca *ca, const struct cs_ca_dir *dir, struct cs_error *
 	if (r < 0)
 		return r;
 	BIO *bio = BIO_new_mem_buf(text, (int)size - 1);
-	ca->key = bio ? PEM_read_bio_PrivateKey(bio, NULL, no_password, NULL) : NULL;
-	ca->root = bio && ca->key ? PEM_read_bio_X509(bio, NULL, no_password, NULL) : NULL;
+	ca->key = bio ? PEM_read_bio_PrivateKey(bio, NULL, cs_no_password, NULL) : NULL;
+	ca->root = bio && ca->key ? PEM_read_bio_X509(bio, NULL, cs_no_password, NULL) : NULL;
 	if (!ca->root)
 		r = cs_error_set(e, -EINVAL,
 			"%s/" CA_FILE
 			" is not a PEM key followed by a PEM certificate (%s); restore it, or remove it to "
 			"make a new CA",
-			dir->path, cs_ca_openssl_error(why, sizeof(why)));
+			dir->path, cs_openssl_why(why, sizeof(why)));
 	BIO_free(bio);
 	OPENSSL_secure_clear_free(text, size);
 	return r;

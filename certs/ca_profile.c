@@ -3,27 +3,17 @@
 #include <errno.h>
 #include <openssl/bn.h>
 #include <openssl/ec.h>
-#include <openssl/err.h>
 #include <openssl/x509v3.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include "x509.h"
 
 #define SERIAL_BITS 127 /* unpredictable, positive, far below the 20 bytes of RFC 5280 4.1.2.2 */
 
 EVP_PKEY *cs_ca_new_key(void)
 {
 	return EVP_EC_gen("P-256");
-}
-
-const char *cs_ca_openssl_error(char *buf, size_t size)
-{
-	unsigned long code = ERR_peek_last_error();
-	if (!code)
-		return "no detail";
-	ERR_error_string_n(code, buf, size);
-	ERR_clear_error();
-	return buf;
 }
 
 static bool set_serial(X509 *x)
@@ -102,7 +92,7 @@ static X509 *finish(X509 *x, bool ok, EVP_PKEY *signer, struct cs_error *e)
 	char why[256];
 	if (ok && X509_sign(x, signer, EVP_sha256()))
 		return x;
-	cs_error_set(e, -EIO, "OpenSSL could not make a certificate: %s", cs_ca_openssl_error(why, sizeof(why)));
+	cs_error_set(e, -EIO, "OpenSSL could not make a certificate: %s", cs_openssl_why(why, sizeof(why)));
 	X509_free(x);
 	return NULL;
 }

@@ -18,7 +18,4 @@ X509 *cs_ca_new_root(EVP_PKEY *key, const char *trust_domain, struct cs_ca_valid
 X509 *cs_ca_new_leaf(EVP_PKEY *key, const char *spiffe_id, struct cs_ca_validity validity, EVP_PKEY *ca_key,
 	X509 *ca_cert, struct cs_error *e);
 
-/* What OpenSSL has to say about its last failure, and forgets it. A static string or buf. */
-const char *cs_ca_openssl_error(char *buf, size_t size);
-
 #endif

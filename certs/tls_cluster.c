@@ -103,12 +103,6 @@ static int hook_peer(const STACK_OF(X509) * chain, char name[CS_GRPC_PEER_NAME],
 
 /* ---- from files ------------------------------------------------------------------------------------------------ */
 
-static int no_password(char *buf, int size, int rwflag, void *data)
-{
-	(void)buf, (void)size, (void)rwflag, (void)data;
-	return -1; /* and nobody is asked on the terminal */
-}
-
 static int file_error(struct cs_error *e, const char *what, const char *file)
 {
 	char why[256];
@@ -124,7 +118,7 @@ static int read_pem(const char *file, STACK_OF(X509) * *ret, struct cs_error *e)
 	int r = 0;
 	if (!all || !bio)
 		r = file_error(e, "open", file);
-	while (r == 0 && (x509 = PEM_read_bio_X509(bio, NULL, no_password, NULL)))
+	while (r == 0 && (x509 = PEM_read_bio_X509(bio, NULL, cs_no_password, NULL)))
 		if (!sk_X509_push(all, x509)) {
 			X509_free(x509);
 			r = cs_error_set(e, -ENOMEM, "no memory for %s", file);
@@ -188,7 +182,7 @@ static int load(struct cs_tls *tls, const struct cs_tls_files *files, struct cs_
 	char domain[CS_TRUST_DOMAIN_MAX + 1];
 	STACK_OF(X509) *chain = NULL;
 	int r;
-	SSL_CTX_set_default_passwd_cb(tls->ctx, no_password);
+	SSL_CTX_set_default_passwd_cb(tls->ctx, cs_no_password);
 	if (SSL_CTX_use_certificate_chain_file(tls->ctx, files->chain) != 1)
 		return file_error(e, "certificate chain", files->chain);
 	if (SSL_CTX_use_PrivateKey_file(tls->ctx, files->key, SSL_FILETYPE_PEM) != 1)

@@ -17,6 +17,12 @@ const char *cs_openssl_why(char *text, size_t size)
 	return text;
 }
 
+int cs_no_password(char *buf, int size, int writing, void *data)
+{
+	(void)buf, (void)size, (void)writing, (void)data;
+	return -1;
+}
+
 /* The very bytes of the key that our walker looked at. */
 static bool same_key(const X509 *x509, const struct cs_cert_facts *facts)
 {
