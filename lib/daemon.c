@@ -39,7 +39,8 @@ static int read_roles(struct cs_daemon *d, struct cs_error *e)
 		const struct cs_strings *who;
 	} lists[] = {{CS_ROLE_VIEWER, &c->viewer}, {CS_ROLE_OPERATOR, &c->operator}, {CS_ROLE_AGENT, &c->agent},
 							   {CS_ROLE_ADAPTER, &c->adapter}, {CS_ROLE_AUTHD, &c->authd}};
-	int r = cs_roles_allow(d->roles, CS_ROLE_LOCAL, "uid:0", e);
+	int r = 0;
+	cs_roles_init(d->roles);
 	for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]) && r == 0; i++)
 		for (size_t j = 0; j < lists[i].who->n && r == 0; j++) {
 			r = allow_one(d->roles, lists[i].role, lists[i].who->items[j], e);
@@ -184,7 +185,7 @@ static int configured(struct cs_daemon *d, const struct cs_daemon_args *args)
 
 int cs_daemon_main(const struct cs_daemon_spec *spec, int argc, char **argv)
 {
-	struct cs_roles roles = {0};
+	struct cs_roles roles;
 	struct cs_daemon_args args = {0};
 	struct cs_daemon d = {.spec = spec, .roles = &roles};
 	struct cs_error e;

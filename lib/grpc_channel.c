@@ -354,7 +354,6 @@ void cs_grpc_channel_ready(struct client_conn *conn)
 void cs_grpc_channel_goaway(struct client_conn *conn)
 {
 	struct cs_grpc_channel *channel = conn->channel;
-	conn->goaway = true;
 	if (channel->conn != conn)
 		return;
 	channel->conn = NULL; /* its calls run on; new ones go elsewhere */

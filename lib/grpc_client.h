@@ -16,7 +16,6 @@ struct client_conn {
 	uv_connect_t connect;
 	size_t ncalls;
 	bool ready; /* the server's SETTINGS are here */
-	bool goaway;
 };
 
 struct cs_grpc_channel {

@@ -28,14 +28,6 @@ const char *cs_role_name(uint32_t role)
 	return "unknown-role";
 }
 
-uint32_t cs_role_parse(const char *name)
-{
-	for (size_t i = 0; i < NNAMES; i++)
-		if (names[i].role != CS_ROLE_PEER && strcmp(names[i].name, name) == 0)
-			return names[i].role;
-	return 0;
-}
-
 void cs_roles_text(uint32_t set, char out[96])
 {
 	size_t used = 0;

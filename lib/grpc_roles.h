@@ -38,9 +38,8 @@ void cs_roles_init(struct cs_roles *roles);
 CS_MUST_USE int cs_roles_allow(struct cs_roles *roles, uint32_t role, const char *who, struct cs_error *e);
 /* The set of a user; 0: none. */
 uint32_t cs_roles_of(const struct cs_roles *roles, uid_t uid, gid_t gid, const gid_t *groups, size_t ngroups);
-/* "viewer", ...; role is one bit. And back: the bit, or 0. */
+/* "viewer", ...; role is one bit. */
 const char *cs_role_name(uint32_t role);
-uint32_t cs_role_parse(const char *name);
 /* "viewer, operator" into out. */
 void cs_roles_text(uint32_t set, char out[96]);
 

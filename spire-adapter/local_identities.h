@@ -13,7 +13,6 @@
 
 #define CS_LOCAL_ENDPOINTS_MAX  8192
 #define CS_LOCAL_IDENTITIES_MAX 131072 /* of the whole cluster: an endpoint may name any of them; some 150 bytes each */
-#define CS_LOCAL_IDENTITY_MIN   100    /* below are the reserved ones (host, world, ...), which no endpoint has */
 
 struct cs_local_identities;
 
