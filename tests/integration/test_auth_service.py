@@ -1,14 +1,13 @@
 """authd's service Auth, its status and its metrics, on two real nodes: what is listed, explained and told."""
 import ipaddress
 import json
-import queue
-import threading
 import time
 
 import grpc
 import pytest
 
 from lab import protos
+from lab.auth import Events, stub_of
 from lab.cluster import Cluster, policy, required
 from lab.nodes import reason_of
 
@@ -50,49 +49,13 @@ def auth(c):
     channels = []
 
     def of(node):
-        channel = grpc.insecure_channel(f"unix:{node.instance}/authd/auth.sock", [("grpc.use_local_subchannel_pool", 1)])
+        channel, stub = stub_of(node)
         channels.append(channel)
-        return protos.auth_rpc.AuthStub(channel)
+        return stub
 
     yield of
     for channel in channels:
         channel.close()
-
-
-class Events:
-    """A call of Events; the greeting has been read."""
-
-    def __init__(self, stub, datapath=False):
-        self.call = stub.Events(A.EventsRequest(datapath=datapath))
-        self.got = queue.Queue()
-        self.thread = threading.Thread(target=self._read, daemon=True)
-        self.thread.start()
-        self.greeting = self.next()
-        assert self.greeting.kind == "state"
-
-    def _read(self):
-        try:
-            for event in self.call:
-                self.got.put(event)
-        except grpc.RpcError:
-            pass
-
-    def next(self):
-        return self.got.get(timeout=WAIT_S)
-
-    def until(self, what):
-        """All up to the first that is what(event)."""
-        seen = []
-        while not seen or not what(seen[-1]):
-            seen.append(self.next())
-        return seen
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
-        self.call.cancel()
-        self.thread.join()
 
 
 def pair(c, local, remote, node):

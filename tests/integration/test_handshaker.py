@@ -13,6 +13,7 @@ import pytest
 
 from lab import handshaker as hs
 from lab import pki
+from lab.tls import Files, after_handshake, day_ago, pump, reset, yes
 
 A, B = 300, 301  # numeric identities
 
@@ -265,31 +266,6 @@ def test_signature_of_another_key(ca, monitors):
 # ---- bad peers: diallers ----
 
 
-class Files:
-    """An SVID and a CA as PEM files."""
-
-    def __init__(self, tmp_path, svid, ca):
-        self.chain, self.key, self.ca = (str(tmp_path / n) for n in ("chain.pem", "key.pem", "ca.pem"))
-        open(self.chain, "wb").write(b"".join(pki.pem(c) for c in svid.chain))
-        open(self.key, "wb").write(pki.key_pem(svid.key))
-        open(self.ca, "wb").write(pki.pem(ca.cert))
-
-    def client(self):
-        c = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        c.check_hostname = False
-        c.set_ciphers("DEFAULT@SECLEVEL=0")
-        c.load_verify_locations(self.ca)
-        c.load_cert_chain(self.chain, self.key)
-        return c
-
-    def server(self):
-        c = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        c.verify_mode = ssl.CERT_REQUIRED
-        c.load_verify_locations(self.ca)
-        c.load_cert_chain(self.chain, self.key)
-        return c
-
-
 def dial_by_python(acceptor, context, sni=f"{B}.{pki.TRUST_DOMAIN}"):
     """How the acceptor's request ended, and what the Python client saw."""
     a, b = hs.connected()
@@ -321,10 +297,6 @@ def acceptor(ca, monitors):
 def test_python_is_accepted(acceptor, ca, tmp_path):
     end, seen = dial_by_python(acceptor, Files(tmp_path, ca.svid(id_path(A)), ca).client())
     assert end.reason == "none" and seen == b""
-
-
-def day_ago():
-    return pki.dt.datetime.utcnow() - pki.dt.timedelta(days=1)
 
 
 @pytest.mark.parametrize("reason, make", [
@@ -408,15 +380,6 @@ def test_a_chain_of_a_megabyte(acceptor, ca, tmp_path):
         s.close()
 
 
-def pump(source, sink):
-    try:
-        while data := source.recv(65536):
-            sink.sendall(data)
-        sink.shutdown(socket.SHUT_WR)
-    except OSError:
-        pass
-
-
 def test_a_leaf_appended_second_counts_for_nothing(acceptor, ca, tmp_path):
     """A stranger's valid leaf behind one's own: the first is the one whose key was proved."""
     mine, stolen = ca.svid(id_path(A)), ca.svid(id_path(999))
@@ -452,20 +415,6 @@ def dialler(ca, monitors):
     return monitors([ca], {A: ca.svid(id_path(A))})
 
 
-def after_handshake(context, act):
-    def serve(sock):
-        s = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-        s.do_handshake()
-        act(s)
-
-    return serve
-
-
-def reset(s):
-    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    os.close(s.detach())
-
-
 def server_context(tmp_path, ca, svid=None):
     c = Files(tmp_path, svid or ca.svid(id_path(B)), ca).server()
     c.num_tickets = 0
@@ -473,12 +422,7 @@ def server_context(tmp_path, ca, svid=None):
 
 
 def test_close_notify_alone_is_yes(dialler, ca, tmp_path):
-    def say_yes(s):
-        s.setblocking(False)
-        with pytest.raises(ssl.SSLWantReadError):
-            s.unwrap()
-
-    end = dialled(dialler, after_handshake(server_context(tmp_path, ca), say_yes))
+    end = dialled(dialler, after_handshake(server_context(tmp_path, ca), yes))
     assert isinstance(end, hs.Verdict) and end.remote_spiffe_id == spiffe(B)
 
 

@@ -62,6 +62,15 @@ class Authority:
         self.trust_domain, self.key, self.name = trust_domain, key(kind), _name(common)
         self.cert = self._sign(self.key.public_key(), self.name, ca=True, uris=[f"spiffe://{trust_domain}"])
 
+    @classmethod
+    def load(cls, text, trust_domain=TRUST_DOMAIN):
+        """An authority from the PEM of its key and its certificate."""
+        a = cls.__new__(cls)
+        a.trust_domain, a.key = trust_domain, serialization.load_pem_private_key(text, None)
+        a.cert = x509.load_pem_x509_certificate(text)
+        a.name = a.cert.subject
+        return a
+
     def _sign(self, public, subject, ca=False, uris=(), days=1.0, start=None, usage=None, eku=True, dns=(), serial=None):
         now = dt.datetime.utcnow()
         start = start or now - dt.timedelta(seconds=10)
