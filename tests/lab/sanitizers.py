@@ -1,6 +1,7 @@
 """What ASan, UBSan and TSan say goes to files in one directory, so that no report is lost with the log or the exit
 code of a program that a test ends."""
 import os
+import re
 from pathlib import Path
 
 EXIT_CODE = 86  # told from the exit codes of our daemons
@@ -17,3 +18,10 @@ def environment(directory):
 def reports():
     """{file name: text} of what was said so far."""
     return {p.name: p.read_text(errors="replace") for p in sorted(Path(os.environ["CS_REPORTS"]).iterdir())}
+
+
+def spoken(logs):
+    """The lines of reports in logs of daemons; empty if there are none."""
+    mark = re.compile(r"(Address|Thread|Leak)Sanitizer|: runtime error: ")
+    return "\n".join(f"{log}: {line}" for log in logs for line in log.read_text(errors="replace").splitlines()
+                     if mark.search(line))
