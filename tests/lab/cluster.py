@@ -1,4 +1,5 @@
 """Nodes and workloads as network namespaces: the quickstart's, for tests. Each test file has a prefix of its own."""
+import os
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,15 @@ from . import sanitizers  # noqa: E402
 
 
 class Cluster(nodes.Cluster):
+    """A prefix names a test file; the process is added, so that several runs of the file do not meet."""
+
+    def __init__(self, prefix, **options):
+        for wire in Path("/run/netns").glob(f"{prefix}[0-9]*-wire"):  # of runs that were killed
+            pid = wire.name.removeprefix(prefix).removesuffix("-wire")
+            if not Path("/proc", pid).exists():
+                self.sweep_prefix(f"{prefix}{pid}")
+        super().__init__(f"{prefix}{os.getpid()}", **options)
+
     def close(self):
         """Handshakers get no environment, so what a sanitizer says of them is in authd's log."""
         for node in self.nodes:
