@@ -158,6 +158,14 @@ int own_network(void **state)
 	return unshare(CLONE_NEWNET);
 }
 
+int remove_leftovers(void **state)
+{
+	char command[128];
+	(void)state;
+	snprintf(command, sizeof(command), "rm -rf /sys/fs/bpf/countersign/unit*-%d-*", (int)getpid());
+	return system(command);
+}
+
 int world_open(void **state)
 {
 	struct cs_datapath_config c = cs_datapath_defaults();

@@ -47,6 +47,8 @@ struct world {
 
 /* cmocka, for the group: a network namespace of its own, so that no interface but lo has an index. */
 int own_network(void **state);
+/* cmocka, for the group: unpins what a failed test left. */
+int remove_leftovers(void **state);
 /* cmocka: opens the datapath with the addresses above, hold on, authd alive, no policy (everything denied). */
 int world_open(void **state);
 int world_close(void **state);

@@ -150,5 +150,5 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_as_the_datapath_decides, world_open, world_close)};
-	return cmocka_run_group_tests(tests, own_network, NULL);
+	return cmocka_run_group_tests(tests, own_network, remove_leftovers);
 }

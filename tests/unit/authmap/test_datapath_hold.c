@@ -506,5 +506,5 @@ int main(void)
 		cmocka_unit_test(test_checksum_known),
 		cmocka_unit_test(test_segmentation),
 	};
-	return cmocka_run_group_tests(tests, own_network, NULL);
+	return cmocka_run_group_tests(tests, own_network, remove_leftovers);
 }

@@ -149,5 +149,5 @@ int main(void)
 		CASE(test_quoted_replies),
 		CASE(test_the_sender),
 	};
-	return cmocka_run_group_tests(tests, own_network, NULL);
+	return cmocka_run_group_tests(tests, own_network, remove_leftovers);
 }

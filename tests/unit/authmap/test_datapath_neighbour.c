@@ -231,5 +231,5 @@ int main(void)
 		CASE(test_groups),
 		CASE(test_dhcp),
 	};
-	return cmocka_run_group_tests(tests, own_network, NULL);
+	return cmocka_run_group_tests(tests, own_network, remove_leftovers);
 }

@@ -391,5 +391,5 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_full_maps_and_walks, world_open, world_close),
 		cmocka_unit_test(test_endpoint_kinds),
 	};
-	return cmocka_run_group_tests(tests, own_network, NULL);
+	return cmocka_run_group_tests(tests, own_network, remove_leftovers);
 }

@@ -128,5 +128,5 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_other_protocols, open_allowed, world_close),
 		cmocka_unit_test_setup_teardown(test_fragments, open_allowed, world_close),
 	};
-	return cmocka_run_group_tests(tests, own_network, NULL);
+	return cmocka_run_group_tests(tests, own_network, remove_leftovers);
 }

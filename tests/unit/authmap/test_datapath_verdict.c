@@ -427,5 +427,5 @@ int main(void)
 		CASE(test_audit),
 		CASE(test_records),
 	};
-	return cmocka_run_group_tests(tests, own_network, NULL);
+	return cmocka_run_group_tests(tests, own_network, remove_leftovers);
 }
