@@ -266,16 +266,15 @@ static void on_socket(uv_poll_t *poll, int status, int events)
 	struct handshaker *h = poll->data;
 	union cs_hs_report m;
 	char bytes[sizeof(m) + 1];
-	(void)status;
 	if (events & UV_WRITABLE)
 		flush(h);
 	for (int i = 0; i < MESSAGES_TURN && h->fd >= 0; i++) {
 		struct cs_error e;
 		bool has_fd = false;
 		ssize_t n = receive(h->fd, bytes, sizeof(bytes), &has_fd);
-		if (n == -EAGAIN || n == -EINTR)
+		if ((n == -EAGAIN || n == -EINTR) && status == 0)
 			return;
-		if (n <= 0) {
+		if (n <= 0) { /* status: libuv has stopped listening */
 			end(h);
 			return;
 		}
