@@ -231,8 +231,7 @@ static void hello(struct cs_grpc_call *call, const ProtobufCMessage *message, vo
 	ask_take(data, call, ask);
 }
 
-/* True if the connection may ask. */
-static bool greeted(struct cs_grpc_call *call)
+bool cs_cluster_service_greeted(struct cs_grpc_call *call)
 {
 	const struct node_conn *conn = cs_grpc_conn_data(cs_grpc_call_conn(call));
 	if (conn->greeting == SAID_HELLO)
@@ -270,7 +269,7 @@ static void read_claims_and_ask(struct cs_cluster_service *s, struct cs_grpc_cal
 	Countersign__V1__ClaimRequest *const *claims, size_t n)
 {
 	struct cs_error e = {0};
-	if (!greeted(call))
+	if (!cs_cluster_service_greeted(call))
 		return;
 	if (n > CS_NODE_ENDPOINTS_MAX) {
 		cs_grpc_finish_reason(call, CS_GRPC_RESOURCE_EXHAUSTED, CS_R_TOO_MANY, "at most %d claims of a node",
@@ -305,7 +304,7 @@ static void release(struct cs_grpc_call *call, const ProtobufCMessage *message, 
 {
 	const Countersign__V1__ReleaseRequest *in = (const Countersign__V1__ReleaseRequest *)message;
 	struct cs_error e;
-	if (!greeted(call))
+	if (!cs_cluster_service_greeted(call))
 		return;
 	if (read_id(in->id, &e) < 0) {
 		refuse(call, &e);
@@ -321,7 +320,7 @@ static void heartbeat(struct cs_grpc_call *call, const ProtobufCMessage *message
 	(void)message;
 	(void)data;
 	Countersign__V1__HeartbeatReply reply = COUNTERSIGN__V1__HEARTBEAT_REPLY__INIT;
-	if (greeted(call))
+	if (cs_cluster_service_greeted(call))
 		cs_grpc_reply(call, &reply.base);
 }
 

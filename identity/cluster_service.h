@@ -14,6 +14,8 @@ const struct cs_grpc_service *cs_cluster_service_grpc(const struct cs_cluster_se
 /* For the server's options: which connections said Hello. data is the service. */
 void cs_cluster_service_connected(struct cs_grpc_conn *conn, void *data);
 void cs_cluster_service_disconnected(struct cs_grpc_conn *conn, void *data);
+/* Whether Hello was taken on its connection. If not the call is finished: a node that was refused hears nothing. */
+bool cs_cluster_service_greeted(struct cs_grpc_call *call);
 /* After the server and the cluster are closed. */
 void cs_cluster_service_free(struct cs_cluster_service *service);
 

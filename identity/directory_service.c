@@ -149,6 +149,8 @@ static void follow(struct cs_grpc_call *call, const ProtobufCMessage *message, v
 	struct cs_directory_service *s = data;
 	struct cs_follow follow;
 	struct cs_error e;
+	if (s->options.may_follow && !s->options.may_follow(call))
+		return;
 	if (!read_request((const Countersign__V1__FollowRequest *)message, &follow, &e)) {
 		cs_grpc_finish_error(call, CS_GRPC_INVALID_ARGUMENT, &e);
 		return;

@@ -16,7 +16,9 @@ struct cs_directory_service_options { /* borrowed until freed */
 	void *silent_data;
 	/* Node role: its own name, for local users. NULL: cluster role, where peers are nodes by their certificate. */
 	const char *node;
-	uint32_t roles;    /* who may follow */
+	uint32_t roles; /* who may follow */
+	/* False, and the call is finished: not yet. NULL: whoever has a role may. */
+	bool (*may_follow)(struct cs_grpc_call *call);
 	const char *label; /* "node" or "cluster", for metrics */
 	struct cs_metrics *metrics;
 };

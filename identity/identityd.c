@@ -140,6 +140,7 @@ static int serve_cluster(struct cs_identityd *d, struct cs_error *e)
 	struct cs_directory_service_options directory = {.loop = &d->daemon->loop,
 		.dir = cs_cluster_directory(d->cluster),
 		.roles = CS_ROLE_PEER,
+		.may_follow = cs_cluster_service_greeted,
 		.label = "cluster",
 		.metrics = d->daemon->metrics};
 	d->cluster_service = cs_cluster_service_new(d->cluster, d->config->trust_domain, d->daemon->metrics);
