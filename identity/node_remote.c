@@ -20,7 +20,8 @@ struct remote {
 	struct cs_grpc_channel *channel;
 	struct cs_grpc_client_call *stream;
 	bool up, closed;
-	int64_t heard_mono_ms; /* the last batch; at first: the start */
+	int64_t heard_mono_ms;  /* the last batch; at first: the start */
+	int64_t follow_mono_ms; /* since when the stream is asked for */
 	uint32_t heard_silent_ms;
 	int64_t beat_mono_ms; /* the last heartbeat that was sent */
 	struct cs_timer tick;
@@ -120,7 +121,7 @@ static void on_hello(const struct cs_grpc_status *status, const ProtobufCMessage
 		return;
 	}
 	r->up = true;
-	r->beat_mono_ms = r->heard_mono_ms = now(r);
+	r->beat_mono_ms = r->follow_mono_ms = now(r);
 	start_following(r);
 	cs_node_link_up(r->options.node);
 }
@@ -309,7 +310,9 @@ static void on_tick(struct cs_timer *timer)
 {
 	struct remote *r = timer->data;
 	struct cs_error e;
-	if (r->up && now(r) - r->heard_mono_ms > SILENCE_MS) {
+	/* An answer to Hello is no word of the directory: silent_ms, by which authd judges, does not begin anew with it. */
+	int64_t since = r->heard_mono_ms > r->follow_mono_ms ? r->heard_mono_ms : r->follow_mono_ms;
+	if (r->up && now(r) - since > SILENCE_MS) {
 		cs_error_set(
 			&e, -ETIMEDOUT, "the cluster role's directory has said nothing for %d s", SILENCE_MS / 1000);
 		give_up(r, &e, 0);

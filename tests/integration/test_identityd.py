@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from concurrent import futures
 from pathlib import Path
 
 import grpc
@@ -336,17 +337,26 @@ METHODS = {
 UIDS = {"viewer": 12001, "operator": 12002, "agent": 12003, "adapter": 12004, "authd": 12005, "nobody": NOBODY}
 CALL = """
 import sys, grpc
-path, method, kind = sys.argv[1:]
+path, method, kind, request = sys.argv[1:]
 with grpc.insecure_channel("unix:" + path) as channel:
     make = channel.unary_stream if kind == "stream" else channel.unary_unary
     call = make("/countersign.v1." + method, request_serializer=lambda b: b, response_deserializer=lambda b: b)
     try:
-        answer = call(b"", timeout=20)
+        answer = call(bytes.fromhex(request), timeout=20)
         next(answer) if kind == "stream" else None
         print("OK")
     except grpc.RpcError as e:
         print(e.code().name)
 """
+
+
+def call_as(role, sock, method, request=b""):
+    """The name of the status code with which a process of that role's user is answered."""
+    out = subprocess.run(
+        ["/usr/bin/python3", "-c", CALL, sock, method, "stream" if "Follow" in method else "unary", request.hex()],
+        user=UIDS[role], group=UIDS[role], extra_groups=[], cwd="/", capture_output=True, text=True, timeout=WAIT_S,
+        env={"GRPC_ENABLE_FORK_SUPPORT": "0"})
+    return out.stdout.strip() or out.stderr
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs to become other users")
@@ -358,19 +368,34 @@ def test_every_method_with_every_role(public_dir, lab):
     for sock, methods in METHODS.items():
         for method, roles in methods.items():
             for role, uid in UIDS.items():
-                out = subprocess.run(
-                    ["/usr/bin/python3", "-c", CALL, d.sockets / sock, method, "stream" if "Follow" in method else "unary"],
-                    user=uid, group=uid, extra_groups=[], cwd="/", capture_output=True, text=True, timeout=WAIT_S,
-                    env={"GRPC_ENABLE_FORK_SUPPORT": "0"})
-                code = out.stdout.strip()
+                code = call_as(role, d.sockets / sock, method)
                 if role == "nobody":
-                    assert code == "UNAVAILABLE", (method, role, out)  # closed before a byte was read
+                    assert code == "UNAVAILABLE", (method, role, code)  # closed before a byte was read
                 elif role in roles:
-                    assert code in ("OK", "INVALID_ARGUMENT", "NOT_FOUND"), (method, role, out)
+                    assert code in ("OK", "INVALID_ARGUMENT", "NOT_FOUND"), (method, role, code)
                 else:
-                    assert code == "PERMISSION_DENIED", (method, role, out)
-    # authd and the adapter report each their own step only: as the adapter, enforced.
+                    assert code == "PERMISSION_DENIED", (method, role, code)
     assert "role-refused" in d.output()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs to become other users")
+def test_a_reporter_reports_its_own_step_only(public_dir, lab):
+    lab.base = public_dir
+    d = lab.all("roles.adapter=uid:12004", "roles.authd=uid:12005")
+    a = d.register(spec("a", "k8s:app=a", ["10.1.0.1"], lab.veth()))
+
+    def report(role, *steps):
+        request = E.ReportRequest(reports=[E.Report(endpoint="a", incarnation=a.incarnation, condition=E.Condition(
+            step=step, met=True)) for step in steps])
+        return call_as(role, d.sockets / "endpoints.sock", "Endpoints/Report", request.SerializeToString())
+
+    assert report("adapter", ENFORCED) == report("authd", SVID_READY) == "PERMISSION_DENIED"
+    assert report("adapter", SVID_READY, ENFORCED) == "PERMISSION_DENIED"  # and nothing of it is taken
+    for role in ("adapter", "authd"):
+        assert report(role, PLACED) == "INVALID_ARGUMENT"
+    assert not condition(d.list()["a"], ENFORCED).met and not condition(d.list()["a"], SVID_READY).met
+    assert report("adapter", SVID_READY) == report("authd", ENFORCED) == "OK"
+    assert condition(d.list()["a"], ENFORCED).met and condition(d.list()["a"], SVID_READY).met
 
 
 def methods_of(service):
@@ -532,6 +557,69 @@ def test_a_node_resumes_at_the_cluster_role(cluster, lab):
     f.close()
 
 
+class DeafCluster(protos.cluster_rpc.ClusterServicer, protos.directory_rpc.DirectoryServicer):
+    """A cluster role that takes every Hello, says its directory once, and then nothing more in any stream."""
+
+    def __init__(self, files):
+        key, chain, root = (Path(files[f"tls.{f}"]).read_bytes() for f in ("key", "cert", "bundle"))
+        self.hellos, self.first, self.hung_up = 0, True, threading.Event()
+        self.server = grpc.server(futures.ThreadPoolExecutor(8))
+        protos.cluster_rpc.add_ClusterServicer_to_server(self, self.server)
+        protos.directory_rpc.add_DirectoryServicer_to_server(self, self.server)
+        self.port = self.server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, chain)], root, True))
+        self.server.start()
+
+    def Hello(self, request, context):
+        self.hellos += 1
+        return protos.cluster.HelloReply(epoch=1, trust_domain="example.org")
+
+    def Heartbeat(self, request, context):
+        return protos.cluster.HeartbeatReply()
+
+    def ReconcileClaims(self, request, context):
+        return protos.cluster.ReconcileClaimsReply()
+
+    def Follow(self, request, context):
+        first, self.first = self.first, False
+        if first:
+            yield D.DirectoryBatch(position=D.Position(epoch=1, revision=1), complete=True, synced=True)
+            self.hung_up.wait(WAIT_S)
+            return
+        ended = threading.Event()
+        context.add_callback(ended.set)
+        ended.wait()
+
+    alive = True
+
+    def stop(self):
+        self.hung_up.set()
+        self.server.stop(0).wait()
+
+
+def test_a_hello_is_no_word_of_the_directory(lab):
+    """directory.max_stale of authd rests on silent_ms: a cluster role that only greets must not keep it young."""
+    ca = CA(lab.base / "ca")
+    deaf = lab.keep(DeafCluster(ca.server()))
+    n2 = lab.keep(Identityd(lab.base / "n2", role="node", node="n2", settings={
+        **ca.node("n2"), "cluster.server": f"127.0.0.1:{deaf.port}", "node.addresses": "10.0.0.2"}))
+    f = n2.follow().wait_synced()
+    assert f.silent_ms < 5000
+    f.wait(lambda f: f.silent_ms >= 5500, timeout=20)
+    deaf.hung_up.set()
+    heard, greeted_at = [f.silent_ms], None
+
+    def a_beat_after_the_second_hello(f):
+        nonlocal greeted_at
+        heard.append(f.silent_ms)
+        if deaf.hellos == 2 and greeted_at is None:
+            greeted_at = f.beats
+        return greeted_at is not None and f.beats > greeted_at
+
+    f.wait(a_beat_after_the_second_hello, timeout=20)
+    assert heard == sorted(heard)
+    f.close()
+
+
 def test_who_may_not_join(cluster, lab):
     n1 = cluster.n1
     other = CA(lab.base / "other")
@@ -592,12 +680,16 @@ def test_the_cluster_service(cluster, lab):
     for method, request in before_hello:
         e = refused(grpc.StatusCode.FAILED_PRECONDITION, method, request, timeout=WAIT_S)
         assert "Hello comes before" in e.details()
+    for request in ({}, {"once": True}):
+        f = Follower(proxy.channel, **request)
+        assert f.wait_end().code() == grpc.StatusCode.FAILED_PRECONDITION and not f.state
     for bad, word in ((hello("127.0.0.1"), "loopback"), (hello("10.0.0.9", "10.0.0.9"), "twice"), (hello(port=0), "port"),
                       (hello(port=70000), "port"), (hello(path="magic"), "magic"),
                       (hello(*(f"10.0.1.{i}" for i in range(9))), "at most 8")):
         assert word in refused(grpc.StatusCode.INVALID_ARGUMENT, stub.Hello, bad, timeout=WAIT_S).details()
     e = refused(grpc.StatusCode.ALREADY_EXISTS, stub.Hello, hello("10.0.0.1"), timeout=WAIT_S)
     assert reason_of(e) == "node-address-taken" and "node n1" in e.details()
+    assert Follower(proxy.channel).wait_end().code() == grpc.StatusCode.FAILED_PRECONDITION  # it was said, not taken
     reply = stub.Hello(hello("10.0.0.9"), timeout=WAIT_S)
     assert reply.trust_domain == "example.org" and reply.epoch
     e = refused(grpc.StatusCode.FAILED_PRECONDITION, stub.Hello, hello("10.0.0.9"), timeout=WAIT_S)
