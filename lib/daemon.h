@@ -51,7 +51,7 @@ struct cs_daemon_spec {
 	const char *summary;  /* one sentence */
 	const char *examples; /* lines for --help */
 	struct cs_settings settings;
-	const struct cs_option *options;
+	const struct cs_option *options; /* the daemon's first, then modes and what goes with them */
 	size_t noptions;
 	size_t config_size;
 	size_t common_offset; /* of the struct cs_daemon_config in the config */

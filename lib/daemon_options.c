@@ -106,9 +106,13 @@ void cs_daemon_help(const struct cs_daemon_spec *spec, FILE *out)
 	fprintf(out, "%s: %s%s\n\nUsage: %s [OPTION...]\n\nOptions:\n", spec->program, spec->summary,
 		cs_full_stop(spec->summary), spec->program);
 	cs_options_help(standard, NSTANDARD, out);
-	if (spec->noptions)
+	size_t daemons = 0; /* its options as a daemon; from the first mode on they are of what it does instead */
+	while (daemons < spec->noptions && !spec->options[daemons].mode)
+		daemons++;
+	cs_options_help(spec->options, daemons, out);
+	if (daemons < spec->noptions)
 		fprintf(out, "\nInstead of running as a daemon, and what goes with it:\n");
-	cs_options_help(spec->options, spec->noptions, out);
+	cs_options_help(spec->options + daemons, spec->noptions - daemons, out);
 	fprintf(out, "\nSettings (a dot is a level of indentation in the file):\n");
 	cs_settings_help(&spec->settings, out);
 	if (spec->examples)

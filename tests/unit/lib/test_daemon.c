@@ -80,7 +80,7 @@ static void fini(struct cs_daemon *d)
 
 static int run_mode(struct cs_daemon *d)
 {
-	printf("check %s reason %s rest", d->options[0] ? d->options[0] : "-", d->options[1] ? d->options[1] : "-");
+	printf("check %s reason %s rest", d->options[1] ? d->options[1] : "-", d->options[2] ? d->options[2] : "-");
 	for (char **p = d->rest; *p; p++)
 		printf(" %s", *p);
 	printf("\n");
@@ -88,6 +88,7 @@ static int run_mode(struct cs_daemon *d)
 }
 
 static const struct cs_option own[] = {
+	{.name = "role", .arg = "NAME", .help = "Of the daemon"},
 	{.name = "check-policy", .arg = "FILE", .mode = true, .rest = true, .help = "Check"},
 	{.name = "reason", .arg = "TEXT", .help = "Why"},
 	{.name = "detach", .mode = true, .help = "Detach"},
@@ -197,6 +198,8 @@ static void test_help(void **state)
 	assert_int_equal(RAN("--help"), 0);
 	says("countersign-example: An example.");
 	says("--check-policy FILE...");
+	const char *instead = strstr(said, "Instead of running as a daemon");
+	assert_true(strstr(said, "--role NAME") < instead && strstr(said, "--check-policy") > instead);
 	says("roles.viewer");
 	says("default: group:countersign?");
 	says("--set test.start=ok");
