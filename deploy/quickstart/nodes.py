@@ -7,6 +7,7 @@ Used by the quickstart, by the integration tests and by the benchmarks. Every la
 can run at once; close() takes away everything that the lab made."""
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import re
@@ -357,6 +358,11 @@ class Cluster:
             raise LabError(f"not built yet: {', '.join(Path(p).name for p in missing)} (cmake --build --preset release)")
         if not os.path.ismount("/sys/fs/bpf"):
             sh("mount", "-t", "bpf", "bpf", "/sys/fs/bpf")
+        self.lock = open(f"/run/lock/countersign-lab-{prefix}", "w")
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LabError(f"another lab with the prefix '{prefix}' runs on this machine; wait until it ends") from None
         self.sweep_prefix(prefix)
         self.dir = Path(tempfile.mkdtemp(prefix=f"{prefix}-lab-"))
         self.defer(shutil.rmtree, self.dir, True)
@@ -379,6 +385,7 @@ class Cluster:
         while self.cleanups:
             fn, args = self.cleanups.pop()
             fn(*args)
+        self.lock.close()
 
     def __enter__(self):
         return self
