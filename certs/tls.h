@@ -38,6 +38,9 @@ struct cs_tls;
  * verify now, is an error; so is an authority of the bundle that is not accepted. Blocks (disk). */
 CS_MUST_USE int cs_tls_new(enum cs_tls_role role, const struct cs_tls_files *files, const struct cs_clock *clock,
 	struct cs_tls **ret, struct cs_error *e);
+/* Connections from here on have what fresh has: the files were written anew. fresh (of the same files, by cs_tls_new) is
+ * taken over, also on failure; an error if its name is another, and then tls stays as it was. */
+CS_MUST_USE int cs_tls_renew_take(struct cs_tls *tls, struct cs_tls *fresh, struct cs_error *e);
 void cs_tls_free(struct cs_tls *tls); /* after every connection of it is gone; NULL is fine */
 /* For lib's channels and servers; lent, good until cs_tls_free(). A peer is refused during the handshake already; its
  * name is the node's (server) or the SPIFFE ID (client). */

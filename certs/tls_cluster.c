@@ -230,6 +230,30 @@ int cs_tls_new(enum cs_tls_role role, const struct cs_tls_files *files, const st
 	return 0;
 }
 
+int cs_tls_renew_take(struct cs_tls *tls, struct cs_tls *fresh, struct cs_error *e)
+{
+	if (strcmp(tls->own_name, fresh->own_name) != 0) {
+		cs_error_reason(e, -EINVAL, CS_R_SPIFFE_ID_MISMATCH,
+			"the certificate is %.400s's now, and was %.400s's; a daemon that shall have another name is "
+			"started anew",
+			fresh->own_name, tls->own_name);
+		cs_tls_free(fresh);
+		return -EINVAL;
+	}
+	/* The outer one stays where callers and connections know it; a context that connections use lives on by itself. */
+	struct cs_tls old = *tls;
+	tls->ctx = fresh->ctx;
+	tls->bundles = fresh->bundles;
+	tls->verifier = fresh->verifier;
+	tls->not_after_unix_s = fresh->not_after_unix_s;
+	SSL_CTX_set_cert_verify_callback(tls->ctx, on_verify, tls);
+	fresh->ctx = old.ctx;
+	fresh->bundles = old.bundles;
+	fresh->verifier = old.verifier;
+	cs_tls_free(fresh);
+	return 0;
+}
+
 void cs_tls_free(struct cs_tls *tls)
 {
 	if (!tls)

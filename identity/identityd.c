@@ -13,6 +13,7 @@
 #include "node_local.h"
 #include "node_remote.h"
 #include "tls.h"
+#include "tls_watch.h"
 
 #define GRACE_MS 500 /* for calls that run when we are told to end */
 /* 5,000 nodes with one connection each, and some that reconnect. Their full lists of claims are what is large. */
@@ -25,6 +26,7 @@ struct cs_identityd {
 	char state_dir[CS_PATH], store_path[CS_PATH], registrations_dir[CS_PATH];
 	char *template, hostname[CS_NODE_NAME_BYTES + 1];
 	struct cs_tls *tls;
+	struct cs_tls_watch *tls_watch;
 	/* cluster role */
 	struct cs_cluster *cluster;
 	struct cs_cluster_service *cluster_service;
@@ -83,8 +85,11 @@ static int open_tls(struct cs_identityd *d, struct cs_error *e)
 	const struct cs_tls_files files = {.chain = c->tls_cert, .key = c->tls_key, .bundle = c->tls_bundle};
 	if (!c->tls_cert[0])
 		return 0;
-	return cs_tls_new(
-		c->role == CS_RUN_ALL ? CS_TLS_SERVER : CS_TLS_CLIENT, &files, d->daemon->loop.clock, &d->tls, e);
+	enum cs_tls_role role = c->role == CS_RUN_ALL ? CS_TLS_SERVER : CS_TLS_CLIENT;
+	int r = cs_tls_new(role, &files, d->daemon->loop.clock, &d->tls, e);
+	if (r == 0 && !(d->tls_watch = cs_tls_watch_new(&d->daemon->loop, role, &files, d->tls)))
+		r = cs_error_set(e, -ENOMEM, "out of memory");
+	return r;
 }
 
 /* The name in the certificate is the one that counts; in role `all` there is none. */
@@ -309,6 +314,7 @@ void cs_identityd_stop(struct cs_identityd *d)
 		cs_node_close(d->node, NULL, NULL);
 	if (d->cluster)
 		cs_cluster_close(d->cluster, NULL, NULL);
+	cs_tls_watch_close(d->tls_watch);
 	if (d->has_sighup)
 		uv_close((uv_handle_t *)&d->sighup, NULL);
 }
@@ -323,6 +329,7 @@ void cs_identityd_free(struct cs_identityd *d)
 	cs_cluster_service_free(d->cluster_service);
 	cs_node_free(d->node);
 	cs_cluster_free(d->cluster);
+	cs_tls_watch_free(d->tls_watch);
 	cs_tls_free(d->tls);
 	free(d->template);
 	free(d);

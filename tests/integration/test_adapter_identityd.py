@@ -1,13 +1,14 @@
 """The real adapter beside the real identityd: from a registration to an SVID, over restarts of either, and over two nodes
 whose mTLS certificates come from the built-in CA."""
 import subprocess
+import time
 
 import grpc
 import pytest
 
 from lab import adapter as lab
 from lab.daemon import BUILD, WAIT_S
-from lab.nodes import SVID_READY, E, Identityd, Interfaces, condition, spec
+from lab.nodes import SVID_READY, E, Identityd, Interfaces, condition, served, spec
 
 
 class Lab:
@@ -119,3 +120,23 @@ def test_two_nodes_with_certificates_of_the_built_in_ca(home):
     here, there = one.once(), two.once()
     assert set(here.svids) == {1, a.identity} and set(there.svids) == {1, b.identity}  # each node its own
     assert here.bundles["example.org"].authorities == there.bundles["example.org"].authorities
+
+
+def test_certificates_that_are_written_anew_are_used(home):
+    server = home.identityd(settings={**issue(home, "--issue-server", out="server"), "node.addresses": "10.0.0.1"})
+    tls = issue(home, "--issue-node", "n2", out="n2-tls")
+    first = served(server.port, tls)
+    issue(home, "--issue-server", out="server")
+    end = time.monotonic() + WAIT_S
+    while (now := served(server.port, tls)).serial_number == first.serial_number:
+        assert time.monotonic() < end, server.output()
+    # Files that cannot be used, here another's, change nothing; they are named once.
+    issue(home, "--issue-node", "n2", out="server")
+    while "the own certificate's files cannot be used" not in server.output():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert served(server.port, tls).serial_number == now.serial_number
+    node = home.identityd("n2", role="node", settings={
+        **tls, "node.addresses": "10.0.0.2", "cluster.server": f"127.0.0.1:{server.port}"})
+    assert node.register(home.spec("b")).identity
+    assert server.output().count("the own certificate's files cannot be used") == 1

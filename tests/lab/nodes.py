@@ -120,6 +120,16 @@ class CA:
         return self.issue(f"/countersign/node/{name}", **more)
 
 
+def served(port, files):
+    """The leaf that the cluster role shows now."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    context.load_cert_chain(files["tls.cert"], files["tls.key"])
+    with socket.create_connection(("127.0.0.1", port)) as s, context.wrap_socket(s) as tls:
+        return x509.load_der_x509_certificate(tls.getpeercert(True))
+
+
 class TlsProxy:
     """Lets grpcio, which knows nothing of SPIFFE IDs, speak mTLS with any certificate: a Unix socket in front of it."""
 

@@ -248,6 +248,41 @@ static void only_tls13(void **state)
 	cs_tls_free(server);
 }
 
+/* Files that were written anew: from the next connection on, and one that is under way is not cut. */
+static void renewed(void **state)
+{
+	(void)state;
+	struct cs_tls *server = must_load(CS_TLS_SERVER, "server", "bundle.pem");
+	struct cs_tls *node = must_load(CS_TLS_CLIENT, "node1", "bundle.pem");
+	struct pair before, after;
+	struct cs_error e;
+	char name[CS_GRPC_PEER_NAME], byte = 'x';
+	SSL_CTX *old = ctx_of(server);
+	assert_true(handshake(&before, old, ctx_of(node)));
+	SSL *under_way = SSL_new(old);
+	assert_int_equal(cs_tls_renew_take(server, must_load(CS_TLS_SERVER, "server", "bundle.pem"), &e), 0);
+	assert_int_equal(cs_tls_renew_take(node, must_load(CS_TLS_CLIENT, "node1", "bundle.pem"), &e), 0);
+	assert_ptr_not_equal(ctx_of(server), old);
+	assert_true(handshake(&after, SSL_get_SSL_CTX(under_way), ctx_of(node))); /* its verification still works */
+	hang_up(&after);
+	assert_true(handshake(&after, ctx_of(server), ctx_of(node)));
+	assert_int_equal(name_of_peer(server, after.server, name, &e), 0);
+	assert_string_equal(name, "node1");
+	assert_int_equal(SSL_write(before.client, &byte, 1), 1);
+	assert_int_equal(SSL_read(before.server, &byte, 1), 1);
+	SSL_free(under_way);
+	hang_up(&before);
+	hang_up(&after);
+	/* Another node's certificate in the same file is not a renewal. */
+	assert_true(cs_tls_renew_take(node, must_load(CS_TLS_CLIENT, "node2", "bundle.pem"), &e) < 0);
+	assert_int_equal(e.reason, CS_R_SPIFFE_ID_MISMATCH);
+	assert_string_equal(cs_tls_own_name(node), "node1");
+	assert_true(handshake(&after, ctx_of(server), ctx_of(node)));
+	hang_up(&after);
+	cs_tls_free(node);
+	cs_tls_free(server);
+}
+
 static void bad_files(void **state)
 {
 	(void)state;
@@ -330,6 +365,7 @@ int main(void)
 		cmocka_unit_test(server_refuses),
 		cmocka_unit_test(client_refuses),
 		cmocka_unit_test(only_tls13),
+		cmocka_unit_test(renewed),
 		cmocka_unit_test(bad_files),
 		cmocka_unit_test(chain_limits),
 	};
