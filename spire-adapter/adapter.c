@@ -33,7 +33,7 @@ struct cs_adapter {
 	struct cs_timer tick;
 	bool tick_is_open;
 	struct cs_check *check; /* "svids" */
-	struct cs_metric *expiration, *rotations, *count, *held, *memory, *followers;
+	struct cs_metric *expiration, *rotated, *rotations, *first, *count, *held, *memory, *followers;
 };
 
 /* ---- what changed ---- */
@@ -88,19 +88,23 @@ static void on_svid(void *data, const struct cs_source_svid *svid)
 	uint64_t generation = cs_svids_next_generation(a->svids);
 	const Countersign__V1__Svid *before = cs_svids_get(a->svids, svid->identity);
 	bool renewed = before && before->generation;
+	int64_t waiting_since_unix_ms = cs_svids_waiting_since_unix_ms(a->svids, svid->identity);
 	if (cs_svids_put(a->svids, svid, now_unix_ms(a), &e) < 0) {
 		EVP_PKEY_free(svid->key);
+		cs_metric_add(a->rotations, 1, "failed");
 		set_none(a, svid->identity, false, &e);
 		return;
 	}
 	/* Followers hear of it from the loop, when the key is there. */
 	if (cs_keys_put_take(a->keys, svid->identity, generation, svid->key, cs_loop_mono_ms(&a->daemon->loop), &e) <
 		0) {
+		cs_metric_add(a->rotations, 1, "failed");
 		set_none(a, svid->identity, false, &e);
 		return;
 	}
-	if (renewed)
-		cs_metric_add(a->rotations, 1);
+	cs_metric_add(a->rotations, 1, renewed ? "renewed" : "first");
+	if (waiting_since_unix_ms > 0)
+		cs_metric_observe(a->first, (double)(now_unix_ms(a) - waiting_since_unix_ms) / 1000);
 	cs_debug("a new SVID", cs_u64("identity", svid->identity), cs_bool("renewed", renewed),
 		cs_i64("not_after_unix_s", svid->not_after_unix_s));
 	changed(a, svid->identity);
@@ -181,12 +185,14 @@ static void on_render(void *data)
 	struct cs_adapter *a = data;
 	struct cs_svids_item item;
 	cs_metric_clear(a->expiration);
+	cs_metric_clear(a->rotated);
 	for (uint64_t at = 0; cs_svids_next(a->svids, at, &item); at = item.change) {
 		char identity[16];
 		if (!item.svid || !item.svid->generation)
 			continue;
 		snprintf(identity, sizeof(identity), "%u", item.svid->identity);
 		cs_metric_set(a->expiration, (double)item.svid->not_after_unix_s, identity, item.svid->spiffe_id);
+		cs_metric_set(a->rotated, (double)item.svid->since_unix_ms / 1000, identity, item.svid->spiffe_id);
 	}
 	size_t ready = cs_svids_ready(a->svids);
 	cs_metric_set(a->count, (double)ready, "ready");
@@ -201,7 +207,15 @@ static void add_metrics(struct cs_adapter *a)
 	struct cs_metrics *m = a->daemon->metrics;
 	a->expiration = cs_gauge(m, "countersign_svid_expiration_timestamp_seconds",
 		"When the SVID of a local identity ends, in Unix time", "identity,spiffe_id", CS_KEYS_IDENTITIES_MAX);
-	a->rotations = cs_counter(m, "countersign_svid_rotations_total", "SVIDs that replaced another", NULL, 1);
+	a->rotated = cs_gauge(m, "countersign_svid_last_rotation_timestamp_seconds",
+		"When a local identity got the SVID that it has, in Unix time", "identity,spiffe_id",
+		CS_KEYS_IDENTITIES_MAX);
+	a->rotations = cs_counter(m, "countersign_svid_rotations_total",
+		"SVIDs that came: an identity's first, one that renewed another, or one that could not be kept",
+		"result", 3);
+	a->first = cs_histogram(m, "countersign_svid_first_seconds",
+		"From the moment that an identity is local to its first SVID", NULL, 1, cs_metric_seconds,
+		cs_metric_nseconds);
 	a->count = cs_gauge(m, "countersign_svids", "Local identities by whether they have an SVID", "state", 2);
 	a->held = cs_gauge(m, "countersign_keys", "Private keys held, old generations included", NULL, 1);
 	a->memory = cs_gauge(m, "countersign_key_memory_bytes", "Locked memory in use for keys", NULL, 1);

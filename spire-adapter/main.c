@@ -1,4 +1,5 @@
 /* countersign-spire-adapter: settings, options, and which source. */
+#include <countersign/maps.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -8,6 +9,7 @@
 #include "ca_commands.h"
 #include "keys.h"
 #include "source_local_ca.h"
+#include "source_spire.h"
 #include "spiffe_id.h"
 
 #define NODE_NAME_MAX 255
@@ -17,9 +19,11 @@ struct config {
 	char *trust_domain, *node_name, *local_ca_dir;
 	int source;
 	int64_t svid_ttl_ms;
+	char *agent_socket, *admin_socket;
+	int64_t withdrawal_grace_ms, first_message_ms, bundle_reopen_ms;
 };
 
-static const char *const sources[] = {"local-ca", NULL};
+static const char *const sources[] = {"local-ca", "spire", NULL};
 
 static const struct cs_setting settings[] = {
 	CS_DAEMON_SETTINGS(struct config, common),
@@ -28,11 +32,25 @@ static const struct cs_setting settings[] = {
 	CS_SET_STRING(struct config, node_name, "node.name", "", 0, NODE_NAME_MAX,
 		"Name of this node in the cluster; must be set"),
 	CS_SET_ENUM(struct config, source, "source", "local-ca", sources,
-		"Who issues SVIDs; local-ca is a CA for one machine, kept in a file"),
+		"Who issues SVIDs: local-ca, a CA for one machine, kept in a file; or spire, the SPIRE agent of this "
+		"node"),
 	CS_SET_PATH(struct config, local_ca_dir, "local_ca.dir", "/var/lib/countersign/local-ca", 1,
 		"Directory of the built-in CA; the adapters of one machine may share it, no two machines may"),
 	CS_SET_DURATION(struct config, svid_ttl_ms, "local_ca.svid_ttl", "1h", 5000, 30 * 86400000LL,
 		"Life of an SVID of the built-in CA; it is replaced when half of it is over"),
+	CS_SET_PATH(struct config, agent_socket, "spire.agent_socket", "/run/spire/sockets/agent/agent.sock", 1,
+		"The SPIRE agent's Workload API socket, for the adapter's and the node's own SVIDs"),
+	CS_SET_PATH(struct config, admin_socket, "spire.admin_socket", "/run/spire/sockets/admin.sock", 1,
+		"The SPIRE agent's admin socket, for the SVIDs of local identities; the adapter must be one of its "
+		"authorized_delegates"),
+	CS_SET_DURATION(struct config, withdrawal_grace_ms, "spire.withdrawal_grace", "2s", 0, 30000,
+		"How long SPIRE must leave an identity out before its SVID counts as withdrawn; tainting an authority "
+		"makes gaps of up to a second"),
+	CS_SET_DURATION(struct config, first_message_ms, "spire.first_message", "30s", 1000, 600000,
+		"How long the agent may take to answer a new subscription before it is asked anew"),
+	CS_SET_DURATION(struct config, bundle_reopen_ms, "spire.bundle_reopen", "5m", 10000, 86400000LL,
+		"How often the stream of trust bundles is opened anew, because the agent does not take a trust domain "
+		"out of an open one"),
 };
 
 enum option { CA_INIT, ISSUE_NODE, ISSUE_SERVER, OUT };
@@ -116,9 +134,28 @@ static int open_local_ca(
 	return r < 0 ? r : cs_source_local_ca_new_take(&d->loop, ca, c->svid_ttl_ms / 1000, events, ret, e);
 }
 
+static int open_spire(
+	struct cs_daemon *d, const struct cs_source_events *events, struct cs_source **ret, struct cs_error *e)
+{
+	const struct config *c = d->config;
+	char files_dir[CS_PATH];
+	const struct cs_source_spire_options options = {.agent_socket = c->agent_socket,
+		.admin_socket = c->admin_socket,
+		.trust_domain = c->trust_domain,
+		.own_identity = CS_ID_HOST,
+		.files_dir = files_dir,
+		.quiet_ms = c->withdrawal_grace_ms,
+		.watchdog_ms = c->first_message_ms,
+		.bundle_reopen_ms = c->bundle_reopen_ms,
+		.check = cs_check_new(d->status, "spire"),
+		.metrics = d->metrics};
+	int r = cs_daemon_path(d, "tls", files_dir, e);
+	return r < 0 ? r : cs_source_spire_new(&d->loop, &options, events, ret, e);
+}
+
 static int start(struct cs_daemon *d, struct cs_error *e)
 {
-	static cs_source_open *const open_source[] = {open_local_ca};
+	static cs_source_open *const open_source[] = {open_local_ca, open_spire};
 	const struct config *c = d->config;
 	struct cs_spiffe_id id;
 	int r;
@@ -150,6 +187,8 @@ int main(int argc, char **argv)
 		.program = "countersign-spire-adapter",
 		.summary = "Holds the keys of this node's SVIDs, says which SVIDs there are, and signs handshakes.",
 		.examples = "  countersign-spire-adapter --set trust_domain=example.org --set node.name=node1\n"
+			    "  countersign-spire-adapter --set trust_domain=example.org --set node.name=node1 --set "
+			    "source=spire\n"
 			    "  countersign-spire-adapter --set trust_domain=example.org --ca-init\n"
 			    "  countersign-spire-adapter --set trust_domain=example.org --issue-node node1 --out "
 			    "/etc/countersign/tls\n"

@@ -22,6 +22,7 @@ struct item {
 	char *name; /* SPIFFE ID or trust domain */
 	ProtobufCBinaryData *certs;
 	size_t ncerts;
+	int64_t expected_unix_ms; /* 0: it has had an SVID since */
 	char *why;
 	UT_hash_handle hh; /* SVIDs by identity, bundles by name */
 };
@@ -190,6 +191,7 @@ int cs_svids_expect(
 		HASH_ADD(hh, s->svids, svid.identity, sizeof(item->svid.identity), item);
 	}
 	s->count++;
+	item->expected_unix_ms = now_unix_ms;
 	set_none(s, item, CS_R_NO_LOCAL_SVID, "it was asked for a moment ago", now_unix_ms);
 	return 0;
 }
@@ -227,6 +229,7 @@ int cs_svids_put(struct cs_svids *s, const struct cs_source_svid *svid, int64_t 
 	item->svid.not_after_unix_s = svid->not_after_unix_s;
 	item->svid.leaf_sha256 = (ProtobufCBinaryData){sizeof(item->leaf_sha256), item->leaf_sha256};
 	item->svid.since_unix_ms = now_unix_ms;
+	item->expected_unix_ms = 0;
 	publish(s, item);
 	return 0;
 }
@@ -237,8 +240,10 @@ void cs_svids_none(
 	struct item *item = find(s, identity);
 	if (!item || item->gone)
 		return;
+	/* A withdrawal is said until there is an SVID again: a follower may see the last of several changes only. */
+	bool said = item->svid.withdrawn;
 	set_none(s, item, why->reason == CS_R_NONE ? CS_R_NO_LOCAL_SVID : why->reason, why->text, now_unix_ms);
-	item->svid.withdrawn = withdrawn;
+	item->svid.withdrawn = withdrawn || said;
 }
 
 void cs_svids_forget(struct cs_svids *s, uint32_t identity, int64_t now_unix_ms)
@@ -257,6 +262,12 @@ const Countersign__V1__Svid *cs_svids_get(const struct cs_svids *s, uint32_t ide
 {
 	const struct item *item = find(s, identity);
 	return item && !item->gone ? &item->svid : NULL;
+}
+
+int64_t cs_svids_waiting_since_unix_ms(const struct cs_svids *s, uint32_t identity)
+{
+	const struct item *item = find(s, identity);
+	return item && !item->gone ? item->expected_unix_ms : 0;
 }
 
 uint32_t cs_svids_expired(const struct cs_svids *s, int64_t now_unix_s)

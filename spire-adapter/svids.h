@@ -45,6 +45,8 @@ void cs_svids_none(
 void cs_svids_forget(struct cs_svids *s, uint32_t identity, int64_t now_unix_ms);
 /* NULL: not local. Borrowed. */
 const Countersign__V1__Svid *cs_svids_get(const struct cs_svids *s, uint32_t identity);
+/* Since when it is local, as long as it has not had an SVID; else 0. */
+int64_t cs_svids_waiting_since_unix_ms(const struct cs_svids *s, uint32_t identity);
 /* An SVID whose time is over; 0: none. */
 uint32_t cs_svids_expired(const struct cs_svids *s, int64_t now_unix_s);
 

@@ -37,6 +37,15 @@ class Result:
         self.skips = []  # reasons
 
 
+def by_reason(skips):
+    """{reason: names} of "name: reason"."""
+    found = {}
+    for skip in skips:
+        name, _, reason = skip.partition(": ")
+        found.setdefault(reason, []).append(name)
+    return found
+
+
 class Tally:
     def __init__(self):
         self.passed = self.failed = self.skipped = 0
@@ -52,8 +61,8 @@ class Tally:
             rest = f", {failed} failed" if failed else ""
             rest += f", {len(r.skips)} skipped" if r.skips else ""
             print(f"  {'FAILED' if failed else 'ok':6} {r.name:46} {r.passed:4} passed{rest}  {r.seconds:6.1f} s")
-            for reason in r.skips:
-                print(f"         skipped: {reason}")
+            for reason, names in by_reason(r.skips).items():
+                print(f"         skipped: {', '.join(names) if len(names) < 4 else f'{len(names)} cases'}: {reason}")
             if failed:
                 self.failures.append(r.name)
                 lines = r.output.strip().splitlines()
@@ -301,6 +310,7 @@ GROUPS = {
     "unit": ("unit tests, gcc, release build", lambda t: unit(t, "release")),
     "structure": ("walls between rooms, the tree, what is installed", lambda t: files(t, "release", "structure")),
     "integration": ("daemons, namespaces and third parties, release build", lambda t: files(t, "release", "integration")),
+    "spire": ("a real SPIRE, found by SPIRE_BIN or PATH; skipped without", lambda t: files(t, "release", "spire")),
     "quickstart": ("the main job, as a newcomer runs it", quickstart),
     "clang": ("unit tests, clang, release build", lambda t: unit(t, "clang")),
     "sanitizers": ("unit and integration tests under ASan and UBSan", sanitized),

@@ -332,7 +332,8 @@ def test_rotates_at_half_life_and_the_old_generation_still_signs(node):
         assert reason == 0
         lab.verify_signature(svid, signature)
     metrics = adapter.metrics()
-    assert metrics['countersign_svid_rotations_total{daemon="spire-adapter"}'] >= 1
+    assert metrics['countersign_svid_rotations_total{daemon="spire-adapter",result="renewed"}'] >= 1
+    assert metrics['countersign_svid_first_seconds_count{daemon="spire-adapter"}'] >= 1
     assert follower.state.bundles["example.org"].generation != 0
     seen = metrics[f'countersign_svid_expiration_timestamp_seconds{{daemon="spire-adapter",identity="{A}",'
                    f'spiffe_id="{spiffe("a")}"}}']

@@ -144,6 +144,8 @@ static void having_none_is_said_with_its_reason(void **state)
 	svid = next_is(s, &at, ID, 0);
 	assert_string_equal(svid->reason->name, "no-local-svid");
 	assert_true(svid->withdrawn);
+	none(s, ID, false, CS_R_NONE); /* who did not see that one, sees it here */
+	assert_true(next_is(s, &at, ID, 0)->withdrawn);
 	put(s, ID); /* and back */
 	svid = next_is(s, &at, ID, GEN + 1);
 	assert_null(svid->reason);

@@ -1,0 +1,217 @@
+"""A real SPIRE on loopback: one server and agents, which stand for nodes. Found by SPIRE_BIN (a directory) or PATH."""
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+
+from lab.daemon import WAIT_S
+
+PROGRAMS = ("spire-server", "spire-agent")
+POLL_S = 0.02  # SPIRE tells nobody when it is ready
+ADAPTER = "/countersign/spire-adapter"
+
+
+def find(name):
+    return shutil.which(name, path=os.environ.get("SPIRE_BIN") or None)
+
+
+needed = pytest.mark.skipif(not all(map(find, PROGRAMS)),
+                            reason="no spire-server and spire-agent in SPIRE_BIN or PATH")
+
+
+def wait_for(what, text, timeout=WAIT_S):
+    end = time.monotonic() + timeout
+    while not (found := what()):
+        assert time.monotonic() < end, f"not within {timeout} s: {text}"
+        time.sleep(POLL_S)
+    return found
+
+
+def connects(path):
+    with socket.socket(socket.AF_UNIX) as s:
+        try:
+            s.connect(str(path))
+            return True
+        except OSError:
+            return False
+
+
+class Program:
+    """spire-server or spire-agent with a configuration; it can be killed and started again."""
+
+    def __init__(self, program, dir, config, *args):
+        self.program, self.dir, self.process = find(program), dir, None
+        self.config = dir / "config.hcl"
+        self.config.write_text(config)
+        self.log = dir / "log"
+        self.begin(*args)
+
+    def begin(self, *args):
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen([self.program, "run", "-config", self.config, *args], stdin=subprocess.DEVNULL,
+                                            stdout=log, stderr=log)
+
+    def wait_socket(self, path):
+        def up():
+            assert self.process.poll() is None, f"{self.program} ended:\n{self.log.read_text()}"
+            return connects(path)
+        wait_for(up, f"{path}:\n{self.log.read_text()}")
+
+    def end(self, number=signal.SIGKILL):
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        self.process.wait(WAIT_S)
+
+
+class Server(Program):
+    def __init__(self, dir, domain):
+        self.domain, self.socket = domain, dir / "api.sock"
+        with socket.create_server(("127.0.0.1", 0)) as s:
+            self.port = s.getsockname()[1]
+        super().__init__("spire-server", dir, f'''
+server {{
+  trust_domain = "{domain}"
+  data_dir = "{dir}"
+  bind_address = "127.0.0.1"
+  bind_port = {self.port}
+  socket_path = "{self.socket}"
+  ca_ttl = "24h"
+  agent_ttl = "1h"
+  default_x509_svid_ttl = "1h"
+  ratelimit {{ attestation = false }}
+  experimental {{ cache_reload_interval = "1s" }}
+}}
+plugins {{
+  DataStore "sql" {{ plugin_data {{ database_type = "sqlite3" connection_string = "{dir}/db.sqlite3" }} }}
+  NodeAttestor "join_token" {{ plugin_data {{}} }}
+  KeyManager "disk" {{ plugin_data {{ keys_path = "{dir}/keys.json" }} }}
+}}''')
+        self.wait_socket(self.socket)
+
+    def call(self, *args, input=None):
+        """What a subcommand says, as JSON."""
+        done = subprocess.run([self.program, *args, "-socketPath", self.socket, "-output", "json"], input=input, text=True,
+                              capture_output=True, timeout=WAIT_S)
+        assert done.returncode == 0, f"{' '.join(map(str, args))}:\n{done.stdout}{done.stderr}"
+        return json.loads(done.stdout)
+
+
+class Agent(Program):
+    def __init__(self, dir, server, name):
+        self.server, self.name = server, name
+        self.id = f"spiffe://{server.domain}/node/{name}"
+        (dir / "pub").mkdir()
+        (dir / "adm").mkdir()
+        self.socket, self.admin = dir / "pub/api.sock", dir / "adm/admin.sock"
+        token = server.call("token", "generate", "-spiffeID", self.id)["value"]
+        super().__init__("spire-agent", dir, f'''
+agent {{
+  trust_domain = "{server.domain}"
+  data_dir = "{dir}"
+  server_address = "127.0.0.1"
+  server_port = {server.port}
+  socket_path = "{self.socket}"
+  admin_socket_path = "{self.admin}"
+  authorized_delegates = ["spiffe://{server.domain}{ADAPTER}"]
+  insecure_bootstrap = true
+  experimental {{ sync_interval = "1s" }}
+}}
+plugins {{
+  NodeAttestor "join_token" {{ plugin_data {{}} }}
+  KeyManager "disk" {{ plugin_data {{ directory = "{dir}" }} }}
+  WorkloadAttestor "unix" {{ plugin_data {{}} }}
+}}''', "-joinToken", token)
+        self.wait_socket(self.admin)
+
+    def again(self):
+        self.begin()
+        self.wait_socket(self.admin)
+
+    def cached_svids(self):
+        """By SPIRE's own word: Debug.GetInfo of the admin socket, field 5; it looks every 5 s."""
+        with grpc.insecure_channel(f"unix:{self.admin}") as channel:
+            info = channel.unary_unary("/spire.agent.debug.v1.Debug/GetInfo")(b"", timeout=WAIT_S)
+        return dict(varints(info)).get(5, 0)
+
+
+def varints(message):
+    """(field, value) of the varint fields of a packed protobuf message."""
+    at = 0
+
+    def number():
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = message[at]
+            at += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+    while at < len(message):
+        field, kind = divmod(number(), 8)
+        if kind == 0:
+            yield field, number()
+        else:
+            assert kind == 2, kind
+            length = number()
+            at += length
+
+
+class Spire:
+    """domain's server; agents by add_agent()."""
+
+    def __init__(self, domain="example.org"):
+        self.domain = domain
+        self.dir = Path(tempfile.mkdtemp(prefix="cs-spire-", dir="/tmp"))  # short: sockets are in it
+        self.agents = {}
+        (self.dir / "server").mkdir()
+        self.server = Server(self.dir / "server", domain)
+
+    def add_agent(self, name):
+        (self.dir / name).mkdir()
+        self.agents[name] = Agent(self.dir / name, self.server, name)
+        return self.agents[name]
+
+    def id(self, path):
+        return f"spiffe://{self.domain}{path}"
+
+    def entry(self, agent, path, selector, ttl=None, federates=()):
+        """One registration entry; its id."""
+        return self.entries([(agent, path, selector, ttl, federates)])[0]
+
+    def entries(self, wanted):
+        entries = []
+        for agent, path, selector, ttl, federates in wanted:
+            kind, _, value = selector.partition(":")
+            entries.append({"spiffe_id": self.id(path), "parent_id": agent.id,
+                            "selectors": [{"type": kind, "value": value}], "x509_svid_ttl": ttl or 0,
+                            "federates_with": list(federates)})
+        results = self.server.call("entry", "create", "-data", "-", input=json.dumps({"entries": entries}))["results"]
+        assert all(r["status"]["code"] == 0 for r in results), results
+        return [r["entry"]["id"] for r in results]
+
+    def node(self, agent, node, ttl=None, server=False):
+        """What the adapter of a node needs: its own entry, and the node's; both match every process of root."""
+        paths = [ADAPTER, f"/countersign/node/{node}"] + ["/countersign/identityd"] * server
+        return self.entries([(agent, path, "unix:uid:0", ttl, ()) for path in paths])
+
+    def identity(self, agent, number, ttl=None, federates=()):
+        return self.entry(agent, f"/identity/{number}", f"countersign:id:{number}", ttl, federates)
+
+    def delete(self, *ids):
+        for id in ids:
+            self.server.call("entry", "delete", "-entryID", id)
+
+    def close(self):
+        for program in [*self.agents.values(), self.server]:
+            program.end()
+        shutil.rmtree(self.dir, ignore_errors=True)
