@@ -3,6 +3,7 @@ the command line names every command and option."""
 import os
 import re
 import subprocess
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,33 @@ def test_manual_of_the_command_line():
         assert f" {command} " in manual, command
         for option in re.findall(r"^  (?:-., )?(--[a-z-]+)", output(CLI, *command.split(), "--help"), re.M):
             assert option in manual, (command, option)
+
+
+def blocks(page):
+    """The indented blocks of a page."""
+    found = re.findall(r"(?:^(?:    .*)?\n)+", (ROOT / "docs" / page).read_text(), re.M)
+    return [textwrap.dedent(b).strip() for b in found if b.strip()]
+
+
+def check_policy(text):
+    """(exit code, remarks) of one policy, by the real compiler."""
+    p = subprocess.run([DAEMONS["countersign-identityd"], "--check-policy", "-o", "json", "-"], input=text, capture_output=True,
+                       text=True)
+    return p.returncode, set(re.findall(r'"kind": "([a-z-]+)"', p.stdout))
+
+
+def test_examples_of_policies():
+    """What docs/policy.md shows compiles, and gets the remarks that the page says it gets."""
+    policies = [b for b in blocks("policy.md") if b.startswith("apiVersion:")]
+    remarks = {re.search(r"name: ([a-z-]+)", p)[1]: check_policy(p) for p in policies}
+    assert remarks == {"default-deny": (0, set()), "db": (0, {"asks-more-than-written"}),
+                       "frontend": (0, {"wider-than-written", "not-enforceable-through-services"})}
+    db = next(p for p in policies if "name: db," in p)
+    assert check_policy(db + "\n  egress: []\n") == (0, set())
+    # Parts of a policy.
+    head = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: a}\nspec:\n  endpointSelector: {}\n"
+    egress, = (b for b in blocks("policy.md") if b.startswith("egress:"))
+    assert check_policy(head + textwrap.indent(egress, "  ")) == (0, set())
+    peers, = (b for b in blocks("policy.md") if b.startswith("fromEndpoints:"))
+    assert check_policy(head + "  ingress:\n  -\n" + textwrap.indent(peers, "    ")) == (0, set())
+    assert check_policy(db.replace("mode: required", "mode: requird"))[0] == 1
