@@ -80,16 +80,29 @@ static bool is_group(const char *word)
 	return false;
 }
 
+/* "list, explain, flush" */
+static void second_words(const char *group, char *out, size_t size)
+{
+	size_t len = strlen(group), n = 0;
+	for (size_t i = 0; cs_commands[i]; i++) {
+		const char *name = cs_commands[i]->name;
+		if (strncmp(name, group, len) == 0 && name[len] == ' ' && n < size)
+			n += (size_t)snprintf(out + n, size - n, "%s%s", n ? ", " : "", name + len + 1);
+	}
+}
+
 /* argv begins where the command should. */
 static int no_command(int argc, char **argv, struct cs_error *e)
 {
 	const char *names[64] = {0};
-	char typed[128];
+	char typed[128], words[128] = "";
 	for (size_t i = 0; cs_commands[i] && i < 63; i++)
 		names[i] = cs_commands[i]->name;
 	bool group = is_group(argv[0]);
+	if (group)
+		second_words(argv[0], words, sizeof(words));
 	if (group && (argc < 2 || argv[1][0] == '-'))
-		return cs_error_set(e, -EINVAL, "'%s' needs one more word; see countersign --help", argv[0]);
+		return cs_error_set(e, -EINVAL, "'%s' needs one more word: %s; see countersign --help", argv[0], words);
 	snprintf(typed, sizeof(typed), "%s%s%s", argv[0], group ? " " : "", group ? argv[1] : "");
 	const char *near = cs_nearest(typed, names);
 	if (near)
@@ -145,8 +158,8 @@ static int check(const struct cs_cli *cli, struct cs_error *e)
 			return cs_error_set(e, -EINVAL, "--%s %s is missing; see countersign %s --help",
 				c->options[i].name, c->options[i].arg, c->name);
 	if (cli->nwords < c->min_words || cli->nwords > c->max_words)
-		return cs_error_set(
-			e, -EINVAL, "usage: countersign %s %s; see countersign %s --help", c->name, c->usage, c->name);
+		return cs_error_set(e, -EINVAL, "usage: countersign %s%s%s; see countersign %s --help", c->name,
+			c->usage[0] ? " " : "", c->usage, c->name);
 	return 0;
 }
 

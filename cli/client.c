@@ -48,14 +48,18 @@ static int exit_of(enum cs_grpc_code code)
 }
 
 /* No connection, or one that ended before its answer. */
-static void explain_unavailable(const struct cs_service *s, const char *path, const char *text, struct cs_error *e)
+static void explain_unavailable(
+	const struct cs_service *s, const char *path, const struct cs_grpc_status *status, struct cs_error *e)
 {
 	struct stat st;
-	if (stat(path, &st) == 0)
-		cs_error_set(e, -ECONNREFUSED,
-			"%s does not answer at %s (%s); is it running, and has your user a role there (its settings "
-			"roles.*)?",
-			s->program, path, text);
+	if (status->reason == CS_R_ROLE_REFUSED)
+		cs_error_reason(e, -EACCES, CS_R_ROLE_REFUSED,
+			"%s closes %s at once: your user has no role there; run this as root, or give it one (the "
+			"daemon's settings roles.*)",
+			s->program, path);
+	else if (stat(path, &st) == 0)
+		cs_error_set(e, -ECONNREFUSED, "%s does not answer at %s (%s); is it running?", s->program, path,
+			status->message);
 	else if (errno == EACCES)
 		cs_error_set(e, -EACCES,
 			"your user may not look at %s; run this as root, or choose another --instance DIR", path);
@@ -68,7 +72,7 @@ static void explain(const struct cs_cli *cli, const struct cs_service *s, const 
 	const struct cs_grpc_status *status, struct cs_error *e)
 {
 	if (status->code == CS_GRPC_UNAVAILABLE) {
-		explain_unavailable(s, path, status->message, e);
+		explain_unavailable(s, path, status, e);
 	} else if (status->code == CS_GRPC_DEADLINE_EXCEEDED) {
 		char timeout[32];
 		cs_duration_format(cli->timeout_ms, timeout);

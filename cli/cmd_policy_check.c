@@ -9,14 +9,14 @@
 
 #define PROGRAM "countersign-identityd"
 
-/* The one that came with this program (beside it, or installed in ../sbin), so that a version checks with its own compiler;
- * else the one in PATH. */
+/* The one that came with this program (beside it, installed in ../sbin, or not installed yet), so that a version checks with
+ * its own compiler; else the one in PATH. */
 static void exec_program(char **argv)
 {
-	static const char *const places[] = {PROGRAM, "../sbin/" PROGRAM};
+	static const char *const places[] = {PROGRAM, "../sbin/" PROGRAM, "../identity/" PROGRAM};
 	char path[CS_PATH];
 	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
-		ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - sizeof("../sbin/" PROGRAM));
+		ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - sizeof("../identity/" PROGRAM));
 		path[n > 0 ? n : 0] = '\0';
 		char *slash = strrchr(path, '/');
 		if (!slash)

@@ -33,6 +33,8 @@ static json_t *ask(const struct cs_cli *cli, const struct cs_service *service)
 	json_t *daemon = cs_doc_pack("{s:s, s:b, s:b, s:s, s:s, s:s, s:i, s:[]}", "daemon", service->daemon, "running",
 		0, "healthy", 0, "version", "", "role", "", "node", "", "started_unix_ms", 0, "checks");
 	int code = cs_cli_ask(cli, service, "Get", &request.base, take_status, daemon, NULL, &e);
+	if (e.reason == CS_R_ROLE_REFUSED) /* it is there, and turns this user away */
+		cs_doc_set(daemon, "running", json_true());
 	cs_doc_set(daemon, "error", code == CS_CLI_OK ? json_null() : cs_doc_text(e.text));
 	return daemon;
 }
@@ -44,6 +46,10 @@ static enum cs_style cell_state(const json_t *daemon, int64_t now_unix_ms, FILE 
 	(void)now_unix_ms;
 	bool running = json_is_true(json_object_get(daemon, "running"));
 	bool healthy = json_is_true(json_object_get(daemon, "healthy"));
+	if (running && json_is_string(json_object_get(daemon, "error"))) {
+		fputs("no access", out);
+		return CS_STYLE_WARN;
+	}
 	fputs(!running ? "down" : healthy ? "healthy" : "degraded", out);
 	return !running ? CS_STYLE_BAD : healthy ? CS_STYLE_GOOD : CS_STYLE_WARN;
 }

@@ -182,7 +182,8 @@ static void conn_down(struct cs_http2 *h, const struct cs_error *why)
 	struct cs_grpc_channel *channel = conn->channel;
 	struct cs_error e = *why;
 	if (!conn->ready && h->is_up && !channel->tcp && (why->code == -ECONNRESET || why->code == -EPIPE))
-		cs_error_set(&e, why->code, "the server closed the connection at once: this user has no role there");
+		cs_error_reason(&e, why->code, CS_R_ROLE_REFUSED,
+			"the server closed the connection at once: this user has no role there");
 	if (!conn->ready)
 		cs_error_prefix(&e, "cannot connect to %s", channel->options.target);
 	else

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import socket
 import subprocess
 import threading
@@ -128,12 +129,12 @@ def test_help_of_the_program():
 @pytest.mark.parametrize("args, says", [
     ([], "a command is missing"),
     (["stauts"], "did you mean 'status'?"),
-    (["identity"], "'identity' needs one more word"),
+    (["identity"], "'identity' needs one more word: list; "),
     (["identity", "lst"], "did you mean 'identity list'?"),
     (["frobnicate"], "there is no command 'frobnicate'"),
     (["status", "-o", "xml"], "--output xml: write table or json"),
     (["status", "--instanc", "/x"], "did you mean --instance?"),
-    (["status", "extra"], "usage: countersign status"),
+    (["status", "extra"], "usage: countersign status; see"),
     (["status", "--timeout", "5"], "--timeout: '5' is not a duration"),
     (["status", "--timeout", "0"], "at least 1ms"),
     (["auth", "explain", "db"], "usage: countersign auth explain ENDPOINT|INTERFACE ADDRESS"),
@@ -599,15 +600,17 @@ def test_policy_check_passes_on(tmp_path):
     fake = tmp_path / "countersign-identityd"
     fake.write_text('#!/bin/sh\necho "out: $*"\necho "err" >&2\nexit 7\n')
     fake.chmod(0o755)
+    cli = shutil.copy(CLI, tmp_path / "away-from-the-build")
     for args, passed in ((["a.yaml", "--", "--help"], "-o table -- a.yaml --help"),
                          (["--strict", "-o", "json", "dir"], "--strict -o json -- dir")):
-        p = subprocess.run([CLI, "policy", "check", *args], capture_output=True, text=True,
+        p = subprocess.run([cli, "policy", "check", *args], capture_output=True, text=True,
                            env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
         assert (p.returncode, p.stdout, p.stderr) == (7, f"out: --check-policy {passed}\n", "err\n")
 
 
 def test_policy_check_without_the_program(tmp_path):
-    p = subprocess.run([CLI, "policy", "check", "a.yaml"], capture_output=True, text=True, env={"PATH": str(tmp_path)})
+    cli = shutil.copy(CLI, tmp_path / "away-from-the-build")
+    p = subprocess.run([cli, "policy", "check", "a.yaml"], capture_output=True, text=True, env={"PATH": str(tmp_path)})
     assert p.returncode == 1 and "cannot start countersign-identityd" in p.stderr
 
 

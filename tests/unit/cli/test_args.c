@@ -141,7 +141,7 @@ static void test_wrong(void **state)
 		{{NULL}, "a command is missing"},
 		{{"--instance", "/x"}, "a command is missing"},
 		{{"--instance"}, "--instance needs a value"},
-		{{"auth"}, "'auth' needs one more word"},
+		{{"auth"}, "'auth' needs one more word: list, explain, flush; see"},
 		{{"auth", "-o", "json"}, "'auth' needs one more word"},
 		{{"auth", "explian"}, "did you mean 'auth explain'?"},
 		{{"list"}, "there is no command 'list'"},
