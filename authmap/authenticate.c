@@ -425,6 +425,7 @@ void cs_authenticate_accept(void *authd, int fd, const struct cs_ip *peer)
 	}
 	struct cs_auth_key key = {.node = node.id, .type = CS_AUTH_SPIRE};
 	struct attempt *t = attempt_new(a, CS_HS_ACCEPTOR, &key);
+	t->ask.generations = cs_world_generations(a->world, 0, 0, node.id);
 	int index = cs_handshakers_pick(a->handshakers, -1);
 	struct cs_hs_accept m = {
 		.h = {.type = CS_HS_ACCEPT, .request = t->request}, .deadline_mono_ms = t->deadline_mono_ms};

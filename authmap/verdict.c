@@ -46,9 +46,14 @@ static enum cs_reason generations_current(const struct cs_facts *f, const struct
 		why = bundle_current(f, local, v->local_bundle_generation);
 	if (why == CS_R_NONE)
 		why = bundle_current(f, remote, v->remote_bundle_generation);
-	if (why != CS_R_NONE || ask->role == CS_HS_ACCEPTOR)
+	if (why != CS_R_NONE)
 		return why;
 	struct cs_world_generations now = cs_world_generations(f->world, local->id, remote->id, ask->node);
+	/* Is the address at the other end still that node's, and the number still that node? */
+	if (now.node != ask->generations.node)
+		return CS_R_STALE_VERDICT;
+	if (ask->role == CS_HS_ACCEPTOR)
+		return CS_R_NONE;
 	return memcmp(&now, &ask->generations, sizeof(now)) == 0 ? CS_R_NONE : CS_R_STALE_VERDICT;
 }
 
@@ -93,14 +98,33 @@ static struct cs_auth_key key_of(uint32_t local, uint32_t remote, uint16_t node)
 	return (struct cs_auth_key){.local = local, .remote = remote, .node = node, .type = CS_AUTH_SPIRE};
 }
 
+static int64_t svid_ends(const struct cs_facts *f, uint32_t identity)
+{
+	struct cs_svid svid;
+	return cs_svids_find(f->svids, identity, &svid) ? svid.not_after_unix_s : 0;
+}
+
+/* The earliest end of both chains. Those of this node are known here, so that no handshaker makes an entry that outlives
+ * them. */
+static int64_t earliest_end(const struct cs_facts *f, const struct cs_ask *ask, const struct cs_hs_verdict *v,
+	const struct cs_world_identity *remote)
+{
+	int64_t end = v->not_after_unix_s, own = svid_ends(f, v->local);
+	if (own < end)
+		end = own;
+	if (ask->role == CS_HS_LOOPBACK && (own = svid_ends(f, remote->id)) < end)
+		end = own;
+	return end;
+}
+
 static void fill(const struct cs_facts *f, const struct cs_world_identity *local,
-	const struct cs_world_identity *remote, const struct cs_ask *ask, const struct cs_hs_verdict *v,
+	const struct cs_world_identity *remote, const struct cs_ask *ask, const struct cs_hs_verdict *v, int64_t end,
 	struct cs_allowed *ret)
 {
 	struct cs_allowed_entry *entry = &ret->entry[ret->n++];
 	bool swapped = ret->n == 2;
 	*entry = (struct cs_allowed_entry){.key = key_of(local->id, remote->id, ask->node),
-		.basis = {.not_after_unix_s = (uint64_t)v->not_after_unix_s,
+		.basis = {.not_after_unix_s = (uint64_t)end,
 			.written_unix_s = (uint64_t)f->now_unix_s,
 			.local_incarnation = local->incarnation,
 			.remote_incarnation = remote->incarnation,
@@ -146,11 +170,12 @@ enum cs_reason cs_verdict_check(
 		(why = generations_current(f, ask, v, &local, &remote)) != CS_R_NONE ||
 		(why = revoked(f, &key, &v->local_leaf, &v->remote_leaf)) != CS_R_NONE)
 		return why;
-	if (v->not_after_unix_s <= f->now_unix_s)
+	int64_t end = earliest_end(f, ask, v, &remote);
+	if (end <= f->now_unix_s)
 		return CS_R_SVID_EXPIRED;
-	fill(f, &local, &remote, ask, v, ret);
+	fill(f, &local, &remote, ask, v, end, ret);
 	if (ask->role == CS_HS_LOOPBACK && local.id != remote.id)
-		fill(f, &remote, &local, ask, v, ret);
+		fill(f, &remote, &local, ask, v, end, ret);
 	if (ask->role != CS_HS_ACCEPTOR)
 		return ret->entry[0].asks || (ret->n == 2 && ret->entry[1].asks) ? CS_R_NONE
 										 : CS_R_POLICY_NO_LONGER_ASKS;

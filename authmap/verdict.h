@@ -27,7 +27,7 @@ struct cs_ask {
 	enum cs_hs_role role;
 	uint32_t local, remote; /* dialler, loopback; of an accept nothing is known before the verdict */
 	uint16_t node;          /* whose address is at the other end; 0: loopback */
-	struct cs_world_generations generations; /* dialler, loopback: when it began */
+	struct cs_world_generations generations; /* when it began; of an accept, the node's alone counts */
 };
 
 struct cs_allowed {

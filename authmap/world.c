@@ -223,12 +223,16 @@ static void node_record(struct cs_world *w, bool deleted, const Countersign__V1_
 			node_unlist(w, n);
 		return;
 	}
+	bool was_listed = n->listed;
 	n->listed = true;
 	n->mark = w->mark;
 	n->gone = r->gone;
 	n->port = (uint16_t)r->port;
 	snprintf(n->path, sizeof(n->path), "%s", r->path);
-	n->changed |= claim_all(w, NULL, n, r->addresses, r->n_addresses, n->ips, n->addrs, &n->naddrs);
+	bool moved = claim_all(w, NULL, n, r->addresses, r->n_addresses, n->ips, n->addrs, &n->naddrs);
+	n->changed |= moved;
+	if (moved || !was_listed)
+		n->generation = ++w->generation;
 	node_self(w, n, r->self);
 	CS_WORLD_DIRTY(w->dirty_nodes, n);
 }

@@ -145,7 +145,7 @@ bool cs_world_can_authenticate(uint32_t identity);
 
 /* A pair's authentication rests on these. Equal or not, never earlier or later. */
 struct cs_world_generations {
-	uint64_t local, remote, local_endpoints, placement, revocations;
+	uint64_t local, remote, local_endpoints, placement, node, revocations;
 };
 struct cs_world_generations cs_world_generations(
 	const struct cs_world *w, uint32_t local, uint32_t remote, uint16_t node);

@@ -107,6 +107,7 @@ struct cs_world_generations cs_world_generations(
 		.remote = b ? b->generation : 0,
 		.local_endpoints = l ? l->generation : 0,
 		.placement = p ? p->generation : 0,
+		.node = n ? n->generation : 0,
 		.revocations = w->revocations_generation};
 }
 

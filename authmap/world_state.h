@@ -15,6 +15,7 @@ struct node {
 	bool dirty;
 	bool has_id;
 	uint16_t id, port;
+	uint64_t generation; /* of these addresses being this node's */
 	char path[16];
 	size_t naddrs;
 	struct owner *addrs[CS_NODE_ADDRS];

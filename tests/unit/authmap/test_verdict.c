@@ -189,6 +189,14 @@ static void say_node_gone(struct test *t)
 {
 	world_say(t->w, "-node n2");
 }
+static void say_node_moved(struct test *t)
+{
+	world_say(t->w, "node n2 192.168.0.9");
+}
+static void say_node_came_again(struct test *t)
+{
+	world_say(t->w, "-node n2; node n2 192.168.0.2");
+}
 static void say_own_node(struct test *t)
 {
 	t->ask.node = 0;
@@ -283,6 +291,8 @@ static const struct {
 	{"the placement is gone", say_not_placed, D | A, CS_R_PEER_NOT_PLACED},
 	{"the connection came from another node", say_other_node, D | A, CS_R_PEER_NOT_PLACED},
 	{"the node is gone", say_node_gone, D | A, CS_R_PEER_NODE_UNKNOWN},
+	{"the address is not that node's any more", say_node_moved, D | A, CS_R_STALE_VERDICT},
+	{"the node is another one", say_node_came_again, D | A, CS_R_STALE_VERDICT},
 	{"an accept from nowhere", say_own_node, A, CS_R_PEER_NODE_UNKNOWN},
 	{"the placement is a new one", say_replaced_placement, D, CS_R_STALE_VERDICT},
 	{"the number is another identity's now", say_reincarnated, D, CS_R_STALE_VERDICT},
@@ -326,6 +336,12 @@ static void test_what_is_allowed(void **state)
 	struct test *t = start(CS_HS_DIALLER);
 	assert_int_equal(check(t), CS_R_NONE);
 	assert_int_equal(t->allowed.n, 1);
+	assert_int_equal(t->allowed.entry[0].basis.not_after_unix_s, 2000);
+	t->v.not_after_unix_s = INT64_MAX; /* a handshaker that lies: our own SVID ends at 5000 */
+	assert_int_equal(check(t), CS_R_NONE);
+	assert_int_equal(t->allowed.entry[0].basis.not_after_unix_s, 5000);
+	t->v.not_after_unix_s = 2000;
+	assert_int_equal(check(t), CS_R_NONE);
 	const struct cs_allowed_entry *e = &t->allowed.entry[0];
 	struct cs_auth_key key = {.local = 101, .remote = 100, .node = t->n2, .type = CS_AUTH_SPIRE};
 	assert_memory_equal(&e->key, &key, sizeof(key));

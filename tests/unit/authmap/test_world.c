@@ -777,7 +777,8 @@ static void test_generations(void **state)
 	b = cs_world_generations(t->w, 101, 100, n2.id);
 	assert_memory_equal(&a, &b, sizeof(a)); /* what does not concern the pair */
 	const char *changes[] = {"identity 100 2", "identity 101 2", "-placement 100 n2; placement 100 n2",
-		"-endpoint n1 db; endpoint n1 db 101 10.0.1.1 @ veth1 7", "revoke r identity 5"};
+		"-endpoint n1 db; endpoint n1 db 101 10.0.1.1 @ veth1 7", "revoke r identity 5", "node n2 192.168.0.9",
+		"-node n2; node n2 192.168.0.9"};
 	for (size_t i = 0; i < sizeof(changes) / sizeof(changes[0]); i++) {
 		world_say(t->w, changes[i]);
 		b = cs_world_generations(t->w, 101, 100, n2.id);
