@@ -2,6 +2,14 @@
 # Three nodes on this machine: installs what is missing, builds, shows the main job, cleans up. See --help.
 set -eu
 cd "$(dirname "$0")/.."
+
+build() {
+	deploy/packages.sh build
+	echo "building ..."
+	cmake --preset release -DCS_TESTS=OFF -B build/quickstart >/dev/null
+	cmake --build build/quickstart >/dev/null
+}
+
 case " $* " in
 *" --help "* | *" -h "*) ;;
 *)
@@ -9,10 +17,10 @@ case " $* " in
 		echo "quickstart.sh: network namespaces and BPF need root; run it as root (sudo deploy/quickstart.sh)" >&2
 		exit 1
 	fi
-	deploy/packages.sh build
-	echo "building ..."
-	cmake --preset release -DCS_TESTS=OFF -B build/quickstart >/dev/null
-	cmake --build build/quickstart >/dev/null
+	case " $* " in
+	*" --clean "*) ;;
+	*) build ;;
+	esac
 	;;
 esac
 CS_BUILD=${CS_BUILD:-$PWD/build/quickstart} exec /usr/bin/python3 deploy/quickstart/main.py "$@"

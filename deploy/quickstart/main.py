@@ -247,7 +247,9 @@ def main():
     start = time.monotonic()
     try:
         if args.clean:
-            nodes.Cluster.sweep_prefix("cs")
+            made = nodes.Made("cs")
+            made.sweep()
+            made.forget()
             return 0
         with nodes.Cluster(prefix="cs", keep=args.keep) as c:
             try:

@@ -120,8 +120,7 @@ class Workload:
         self.node, self.name, self.labels = node, name, labels
         self.ip4, self.ip6 = f"10.77.{node.index}.{number}", f"fd77:0:0:{node.index}::{number:x}"
         self.interface = f"h{number}-{name}"[:15]
-        self.ns = Netns(f"{node.lab.prefix}-{name}")
-        node.lab.defer(self.ns.delete)
+        self.ns = node.lab.netns(name)
         self.endpoint = None
         self._wire()
 
@@ -261,8 +260,7 @@ class Node:
         self.instance = self.dir / f"{lab.prefix}-{self.name}"
         self.daemons, self.settings, self.exporter = {}, {}, None
         self.workloads = 0
-        self.ns = Netns(f"{lab.prefix}-{self.name}")
-        lab.defer(self.ns.delete)
+        self.ns = lab.netns(self.name)
         lab.defer(self.stop_all)
         self._wire()
 
@@ -346,6 +344,54 @@ class Node:
         return f"{self.address},{self.address6}"
 
 
+class Made:
+    """What labs of a prefix made and did not take away: they were killed, or told to keep it. A list in /run, which goes with
+    the namespaces when the machine starts anew, so that nothing is taken away because of its name alone. Who has it open is
+    the one lab of this prefix."""
+
+    def __init__(self, prefix):
+        self.prefix, self.path = prefix, Path(f"/run/countersign-lab-{prefix}")
+        self.file = open(self.path, "a+")
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            gone = not self.path.exists() or not os.path.samestat(self.path.stat(), os.fstat(self.file.fileno()))
+        except BlockingIOError:
+            gone = True
+        if gone:
+            self.file.close()
+            raise LabError(f"another lab with the prefix '{prefix}' runs on this machine; wait until it ends")
+
+    def note(self, kind, name):
+        """Before it is made, or a kill between the two would leave it for good."""
+        self.file.write(f"{kind} {name}\n")
+        self.file.flush()
+
+    def sweep(self):
+        self.file.seek(0)
+        for kind, name in (line.split(maxsplit=1) for line in self.file.read().splitlines()):
+            if kind == "dir":
+                shutil.rmtree(name, ignore_errors=True)
+            elif Path("/run/netns", name).exists():
+                for pid in sh("ip", "netns", "pids", name, check=False).split():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(pid), signal.SIGKILL)
+                sh("ip", "netns", "del", name, check=False)
+        self.unpin()
+        self.file.truncate(0)
+
+    def unpin(self):
+        base = Path("/sys/fs/bpf/countersign")
+        for instance in base.glob(f"{self.prefix}-node*") if base.exists() else []:
+            shutil.rmtree(instance, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            base.rmdir()
+
+    def forget(self):
+        """All is taken away."""
+        self.path.unlink()
+        self.file.close()
+
+
 class Cluster:
     """node1 runs identityd as --role all, the others follow it. All in one temporary directory."""
 
@@ -358,25 +404,33 @@ class Cluster:
             raise LabError(f"not built yet: {', '.join(Path(p).name for p in missing)} (cmake --build --preset release)")
         if not os.path.ismount("/sys/fs/bpf"):
             sh("mount", "-t", "bpf", "bpf", "/sys/fs/bpf")
-        self.lock = open(f"/run/lock/countersign-lab-{prefix}", "w")
-        try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LabError(f"another lab with the prefix '{prefix}' runs on this machine; wait until it ends") from None
-        self.sweep_prefix(prefix)
+        self.made = Made(prefix)
+        self.made.sweep()
+        self.defer(self.made.forget)
         self.dir = Path(tempfile.mkdtemp(prefix=f"{prefix}-lab-"))
+        self.made.note("dir", self.dir)
         self.defer(shutil.rmtree, self.dir, True)
         self.dir.chmod(0o755)
-        self.defer(self.unpin, prefix)
+        self.defer(self.made.unpin)
         self.policies = self.dir / "policies"
         self.policies.mkdir()
-        self.wire = Netns(f"{prefix}-wire")
-        self.defer(self.wire.delete)
+        self.wire = self.netns("wire")
         self.wire.ip("link", "add", "br0", "type", "bridge")
         self.wire.ip("link", "set", "br0", "up")
 
     def program(self, name):
         return self.build / PROGRAMS[name]
+
+    def netns(self, name):
+        """A namespace of this lab."""
+        name = f"{self.prefix}-{name}"
+        if Path("/run/netns", name).exists():
+            raise LabError(f"there is a network namespace {name} already, and no lab of this prefix made it; see ip netns pids "
+                           f"{name}, and delete it if nobody needs it: ip netns del {name}")
+        self.made.note("netns", name)
+        ns = Netns(name)
+        self.defer(ns.delete)
+        return ns
 
     def defer(self, fn, *args):
         self.cleanups.append((fn, args))
@@ -385,7 +439,6 @@ class Cluster:
         while self.cleanups:
             fn, args = self.cleanups.pop()
             fn(*args)
-        self.lock.close()
 
     def __enter__(self):
         return self
@@ -393,28 +446,6 @@ class Cluster:
     def __exit__(self, *exc):
         if not self.keep:
             self.close()
-
-    @classmethod
-    def sweep_prefix(cls, prefix):
-        """What an earlier run of this prefix left: it was killed, or told to keep."""
-        for line in sh("ip", "netns", "list").splitlines():
-            name = line.split()[0]
-            if name.startswith(f"{prefix}-"):
-                for pid in sh("ip", "netns", "pids", name, check=False).split():
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(int(pid), signal.SIGKILL)
-                sh("ip", "netns", "del", name, check=False)
-        cls.unpin(prefix)
-        for left in Path(tempfile.gettempdir()).glob(f"{prefix}-lab-*"):
-            shutil.rmtree(left, ignore_errors=True)
-
-    @staticmethod
-    def unpin(prefix):
-        base = Path("/sys/fs/bpf/countersign")
-        for instance in base.glob(f"{prefix}-node*") if base.exists() else []:
-            shutil.rmtree(instance, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            base.rmdir()
 
     # ---- building a cluster ----
 

@@ -1,4 +1,5 @@
 """Nodes and workloads as network namespaces: the quickstart's, for tests. Each test file has a prefix of its own."""
+import contextlib
 import os
 import sys
 import time
@@ -16,10 +17,11 @@ class Cluster(nodes.Cluster):
     """A prefix names a test file; the process is added, so that several runs of the file do not meet."""
 
     def __init__(self, prefix, **options):
-        for wire in Path("/run/netns").glob(f"{prefix}[0-9]*-wire"):  # of runs that were killed
-            pid = wire.name.removeprefix(prefix).removesuffix("-wire")
-            if not Path("/proc", pid).exists():
-                self.sweep_prefix(f"{prefix}{pid}")
+        for left in Path("/run").glob(f"countersign-lab-{prefix}[0-9]*"):  # of runs that were killed
+            with contextlib.suppress(LabError):  # it was not: it runs
+                made = nodes.Made(left.name.removeprefix("countersign-lab-"))
+                made.sweep()
+                made.forget()
         super().__init__(f"{prefix}{os.getpid()}", **options)
 
     def close(self):
