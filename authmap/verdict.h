@@ -2,7 +2,7 @@
  *
  * A handshaker says that two certificates were verified and that both sides proved possession of their keys, and which
  * generations that rests on. What it says is worth no more than that: everything else is known here, and is looked up at
- * this very moment (DESIGN 3.6). */
+ * this very moment. */
 #ifndef CS_VERDICT_H
 #define CS_VERDICT_H
 

@@ -2,9 +2,8 @@
  * because of it. Pure: no sockets, no maps, no clock.
  *
  * A revision is fed in (cs_world_record), then cs_world_plan() gives the operations that lead from the rows that were
- * there to those that should be, in an order in which every pair has at each instant its old verdict, its new one, or none
- * (DESIGN: apply order). Who executes them says how each went (cs_world_done); what found no room is tried again with the
- * next plan, and meanwhile the closed thing holds.
+ * there to those that should be, in an order in which every pair has at each instant its old verdict, its new one, or none.
+ * Who executes them says how each went (cs_world_done); what found no room is tried again with the next plan, and meanwhile the closed thing holds.
  *
  * Memory: aborts when there is none, as uthash does; the programs in the kernel go on without us. */
 #ifndef CS_WORLD_H

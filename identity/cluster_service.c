@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <countersign/v1/cluster.pb-c.h>
+#include "endpoint.h"
 #include "log.h"
 #include "mem.h"
 
@@ -167,37 +168,17 @@ static void ask_take(struct cs_cluster_service *s, struct cs_grpc_call *call, st
 	}
 }
 
-static int read_addresses(
-	Countersign__V1__Address *const *in, size_t n, struct cs_ip *ret, size_t max, size_t *ret_n, struct cs_error *e)
-{
-	if (n > max)
-		return cs_error_set(e, -EINVAL, "at most %zu addresses, not %zu", max, n);
-	for (size_t i = 0; i < n; i++) {
-		int r = cs_ip_from_pb(in[i], &ret[i], e);
-		if (r == 0)
-			r = cs_ip_check_unicast(&ret[i], e);
-		for (size_t k = 0; k < i && r == 0; k++)
-			if (cs_ip_equal(&ret[i], &ret[k]))
-				r = cs_error_set(e, -EINVAL, "an address is there twice");
-		if (r < 0)
-			return r;
-	}
-	*ret_n = n;
-	return 0;
-}
-
 static bool is_path(const char *path)
 {
-	static const char *const paths[] = {"trusted", "wireguard", "ipsec", "vxlan", "unknown"};
-	for (size_t i = 0; i < sizeof(paths) / sizeof(paths[0]); i++)
-		if (strcmp(path, paths[i]) == 0)
+	for (size_t i = 0; cs_node_paths[i]; i++)
+		if (strcmp(path, cs_node_paths[i]) == 0)
 			return true;
 	return false;
 }
 
 static int read_hello(const Countersign__V1__HelloRequest *in, struct cs_ask *ask, struct cs_error *e)
 {
-	int r = read_addresses(in->addresses, in->n_addresses, ask->addrs, CS_NODE_ADDRS_MAX, &ask->naddrs, e);
+	int r = cs_ips_from_pb(in->addresses, in->n_addresses, CS_NODE_ADDRS_MAX, ask->addrs, &ask->naddrs, e);
 	if (r == 0 && (in->port == 0 || in->port > 65535))
 		r = cs_error_set(e, -EINVAL, "%u is no port", in->port);
 	if (r == 0 && !is_path(in->path))
@@ -240,23 +221,11 @@ bool cs_cluster_service_greeted(struct cs_grpc_call *call)
 	return false;
 }
 
-static int read_id(const char *id, struct cs_error *e)
-{
-	size_t n = strlen(id);
-	for (size_t i = 0; i < n; i++)
-		if (id[i] <= ' ' || id[i] > '~')
-			return cs_error_set(e, -EINVAL, "an endpoint's id is printable ASCII without space");
-	return n > 0 && n <= CS_ENDPOINT_ID_MAX
-		       ? 0
-		       : cs_error_set(e, -EINVAL, "an endpoint's id has 1 to %d bytes, not %zu", CS_ENDPOINT_ID_MAX, n);
-}
-
 static int read_claim(const Countersign__V1__ClaimRequest *in, struct cs_claim *claim, struct cs_error *e)
 {
-	int r = read_id(in->id, e);
+	int r = cs_endpoint_id_check(in->id, e);
 	if (r == 0)
-		r = read_addresses(
-			in->addresses, in->n_addresses, claim->addrs, 2 * CS_FAMILY_ADDRS_MAX, &claim->naddrs, e);
+		r = cs_endpoint_addresses(in->addresses, in->n_addresses, claim->addrs, &claim->naddrs, e);
 	if (r == 0)
 		r = cs_labels_from_proto(in->labels, in->n_labels, &claim->labels, e);
 	if (r == 0)
@@ -306,7 +275,7 @@ static void release(struct cs_grpc_call *call, const ProtobufCMessage *message, 
 	struct cs_error e;
 	if (!cs_cluster_service_greeted(call))
 		return;
-	if (read_id(in->id, &e) < 0) {
+	if (cs_endpoint_id_check(in->id, &e) < 0) {
 		refuse(call, &e);
 		return;
 	}

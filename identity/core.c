@@ -4,6 +4,8 @@
 #include <countersign/maps.h>
 #include "mem.h"
 
+const char *const cs_node_paths[] = {"unknown", "trusted", "wireguard", "ipsec", "vxlan", NULL};
+
 int64_t cs_core_now_unix_ms(const struct cs_core *core)
 {
 	const struct cs_clock *clock = core->config->clock ? core->config->clock : &cs_clock_system;

@@ -44,6 +44,9 @@ void cs_core_close(struct cs_core *core);
 CS_MUST_USE int cs_core_reload_placement(struct cs_core *core, struct cs_changes *changes, struct cs_error *e);
 CS_MUST_USE int cs_core_reload_policy(struct cs_core *core, struct cs_changes *changes, struct cs_error *e);
 
+/* What may protect the path to a node; the default first, NULL at the end. */
+extern const char *const cs_node_paths[];
+
 enum cs_ask_kind { CS_ASK_HELLO, CS_ASK_CLAIM, CS_ASK_RELEASE, CS_ASK_RECONCILE };
 
 struct cs_claim {

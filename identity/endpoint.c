@@ -5,7 +5,7 @@
 
 /* --- the spec --- */
 
-static int check_id(const char *id, struct cs_error *e)
+int cs_endpoint_id_check(const char *id, struct cs_error *e)
 {
 	size_t n = strlen(id);
 	if (n == 0 || n > CS_ENDPOINT_ID_MAX)
@@ -33,39 +33,28 @@ static int check_interface(const char *name, struct cs_error *e)
 	return 0;
 }
 
-static int check_addresses(
-	Countersign__V1__Address *const *addresses, size_t n, struct cs_endpoint_spec *spec, struct cs_error *e)
+int cs_endpoint_addresses(
+	Countersign__V1__Address *const *in, size_t n, struct cs_ip *ret, size_t *ret_n, struct cs_error *e)
 {
 	size_t per_family[2] = {0};
-	char text[CS_IP_TEXT];
 	if (n == 0)
 		return cs_error_set(e, -EINVAL, "an endpoint has at least one address");
-	for (size_t i = 0; i < n; i++) {
-		struct cs_ip ip;
-		int r = cs_ip_from_pb(addresses[i], &ip, e);
-		if (r == 0)
-			r = cs_ip_check_unicast(&ip, e);
-		if (r < 0)
-			return r;
-		if (++per_family[ip.len == 16] > CS_FAMILY_ADDRS_MAX)
-			return cs_error_set(
+	int r = cs_ips_from_pb(in, n, 2 * CS_FAMILY_ADDRS_MAX, ret, ret_n, e);
+	for (size_t i = 0; i < n && r == 0; i++)
+		if (++per_family[ret[i].len == 16] > CS_FAMILY_ADDRS_MAX)
+			r = cs_error_set(
 				e, -EINVAL, "an endpoint has at most %d addresses of a family", CS_FAMILY_ADDRS_MAX);
-		for (size_t k = 0; k < spec->naddrs; k++)
-			if (cs_ip_equal(&ip, &spec->addrs[k]))
-				return cs_error_set(e, -EINVAL, "the address %s is there twice", cs_ip_text(&ip, text));
-		spec->addrs[spec->naddrs++] = ip;
-	}
-	return 0;
+	return r;
 }
 
 int cs_endpoint_spec_check(const Countersign__V1__EndpointSpec *pb, struct cs_endpoint_spec *ret, struct cs_error *e)
 {
 	struct cs_endpoint_spec spec = {.dhcp = pb->dhcp, .audit = pb->audit};
-	int r = check_id(pb->id, e);
+	int r = cs_endpoint_id_check(pb->id, e);
 	if (r == 0)
 		r = check_interface(pb->interface, e);
 	if (r == 0)
-		r = check_addresses(pb->addresses, pb->n_addresses, &spec, e);
+		r = cs_endpoint_addresses(pb->addresses, pb->n_addresses, spec.addrs, &spec.naddrs, e);
 	if (r == 0)
 		r = cs_labels_from_proto(pb->labels, pb->n_labels, &spec.labels, e);
 	if (r == 0)

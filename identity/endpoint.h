@@ -1,4 +1,4 @@
-/* One endpoint of this node: what was registered, and its five conditions (DESIGN 3.2). Pure. */
+/* One endpoint of this node: what was registered, and its five conditions (v1/endpoints.proto). Pure. */
 #ifndef CS_ENDPOINT_H
 #define CS_ENDPOINT_H
 
@@ -32,7 +32,7 @@ enum cs_claim_state {
 	CS_CLAIM_DUE,     /* to be sent (again) */
 	CS_CLAIM_SENT,    /* no answer yet */
 	CS_CLAIM_TAKEN,   /* the cluster role has it */
-	CS_CLAIM_REFUSED, /* tried again at retry_mono_ms */
+	CS_CLAIM_REFUSED, /* tried again after retry_after_ms */
 };
 
 struct cs_node_endpoint {
@@ -47,9 +47,15 @@ struct cs_node_endpoint {
 	uint32_t caught_up;     /* the identity whose reports it has */
 	enum cs_reason refused; /* CLAIM_REFUSED */
 	char refused_text[256];
-	int64_t retry_mono_ms, retry_after_ms;
+	int64_t retry_after_ms;
 	UT_hash_handle hh; /* by spec.id */
 };
+
+/* The rules of a registration and of a claim: 1 to CS_ENDPOINT_ID_MAX bytes of printable ASCII, 1 to CS_FAMILY_ADDRS_MAX
+ * addresses of a family. ret has room for two families. */
+CS_MUST_USE int cs_endpoint_id_check(const char *id, struct cs_error *e);
+CS_MUST_USE int cs_endpoint_addresses(
+	Countersign__V1__Address *const *in, size_t n, struct cs_ip *ret, size_t *ret_n, struct cs_error *e);
 
 /* Checks everything that can be seen from the message alone: -EINVAL, with a reason where the list has one. *ret is
  * untouched on failure. */

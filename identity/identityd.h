@@ -36,6 +36,4 @@ void cs_identityd_free(struct cs_identityd *d); /* after the loop has ended; NUL
 CS_MUST_USE int cs_identityd_addresses(const struct cs_identityd_config *config, struct cs_ip ret[CS_NODE_ADDRS_MAX],
 	size_t *ret_n, struct cs_error *e);
 
-extern const char *const cs_node_paths[];
-
 #endif

@@ -71,3 +71,24 @@ int cs_ip_from_pb(const Countersign__V1__Address *pb, struct cs_ip *ret, struct 
 	memcpy(ret->bytes, pb->ip.data, pb->ip.len);
 	return 0;
 }
+
+int cs_ips_from_pb(
+	Countersign__V1__Address *const *in, size_t n, size_t max, struct cs_ip *ret, size_t *ret_n, struct cs_error *e)
+{
+	char text[CS_IP_TEXT];
+	if (n > max)
+		return cs_error_set(e, -EINVAL, "at most %zu addresses, not %zu", max, n);
+	for (size_t i = 0; i < n; i++) {
+		int r = cs_ip_from_pb(in[i], &ret[i], e);
+		if (r == 0)
+			r = cs_ip_check_unicast(&ret[i], e);
+		for (size_t k = 0; k < i && r == 0; k++)
+			if (cs_ip_equal(&ret[i], &ret[k]))
+				r = cs_error_set(
+					e, -EINVAL, "the address %s is there twice", cs_ip_text(&ret[i], text));
+		if (r < 0)
+			return r;
+	}
+	*ret_n = n;
+	return 0;
+}

@@ -23,6 +23,9 @@ CS_MUST_USE int cs_ip_check_unicast(const struct cs_ip *addr, struct cs_error *e
 
 /* From and to the message; the message borrows the address's bytes. */
 CS_MUST_USE int cs_ip_from_pb(const Countersign__V1__Address *pb, struct cs_ip *ret, struct cs_error *e);
+/* At most max, each unicast, none twice. */
+CS_MUST_USE int cs_ips_from_pb(Countersign__V1__Address *const *in, size_t n, size_t max, struct cs_ip *ret,
+	size_t *ret_n, struct cs_error *e);
 static inline void cs_ip_to_pb(const struct cs_ip *addr, Countersign__V1__Address *pb)
 {
 	countersign__v1__address__init(pb);

@@ -7,7 +7,6 @@
 #include "spiffe_id.h"
 #include "store.h"
 
-const char *const cs_node_paths[] = {"unknown", "trusted", "wireguard", "ipsec", "vxlan", NULL};
 static const char *const roles[] = {"all", "node", NULL};
 static const char *const authorities[] = {"self", "static", NULL};
 

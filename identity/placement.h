@@ -1,4 +1,4 @@
-/* The placement authority: who says that an identity may run on a node (DESIGN 3.3). A node only claims.
+/* The placement authority: who says that an identity may run on a node. A node only claims.
  *
  *	self	claims are believed
  *	static	a file:

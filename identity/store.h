@@ -1,8 +1,8 @@
 /* What the cluster role must never forget, in SQLite (WAL, synchronous=FULL, one process): identities, nodes, claims,
  * the numbers of prefixes, epoch and revision. Policy and placements are not here: they follow from files and claims.
  *
- * Everything blocks: only cs_store_open and cs_store_load may run on the loop's thread, before the loop runs; commits go
- * through a writer (writer.h). One caller at a time. */
+ * Everything blocks: only cs_store_open and cs_store_load may run on the loop's thread, before the loop runs; commits are made
+ * by the cluster role's worker (cluster.c). One caller at a time. */
 #ifndef CS_STORE_H
 #define CS_STORE_H
 
@@ -101,7 +101,7 @@ void cs_store_op_fini(struct cs_store_op *op); /* the answer only */
 CS_MUST_USE int cs_store_commit(struct cs_store *store, struct cs_store_op *const *ops, size_t n, int64_t now_unix_ms,
 	uint64_t *ret_revision, struct cs_error *e);
 
-/* The identity of a label set, or 0. Blocks for a moment (an indexed read); for tests and tools. */
+/* The identity of a label set, or 0. */
 CS_MUST_USE int cs_store_find(struct cs_store *store, const char *labels, uint32_t *ret, struct cs_error *e);
 
 #endif

@@ -694,9 +694,11 @@ def test_the_cluster_service(cluster, lab):
     assert reply.trust_domain == "example.org" and reply.epoch
     e = refused(grpc.StatusCode.FAILED_PRECONDITION, stub.Hello, hello("10.0.0.9"), timeout=WAIT_S)
     assert "already" in e.details()
-    for bad, code in ((claim("", "k8s:app=a"), "INVALID_ARGUMENT"), (claim("a", ""), "INVALID_ARGUMENT"),
-                      (claim("a\n", "k8s:app=a"), "INVALID_ARGUMENT"), (claim("a", "reserved:host="), "INVALID_ARGUMENT"),
-                      (claim("a", "k8s:app=a", "::1"), "INVALID_ARGUMENT")):
+    for bad, code in ((claim("", "k8s:app=a", "10.9.0.1"), "INVALID_ARGUMENT"), (claim("a", "", "10.9.0.1"), "INVALID_ARGUMENT"),
+                      (claim("a\n", "k8s:app=a", "10.9.0.1"), "INVALID_ARGUMENT"),
+                      (claim("a", "reserved:host=", "10.9.0.1"), "INVALID_ARGUMENT"),
+                      (claim("a", "k8s:app=a", "::1"), "INVALID_ARGUMENT"), (claim("a", "k8s:app=a"), "INVALID_ARGUMENT"),
+                      (claim("a", "k8s:app=a", *(f"10.9.0.{i}" for i in range(1, 6))), "INVALID_ARGUMENT")):
         refused(grpc.StatusCode[code], stub.Claim, bad, timeout=WAIT_S)
     a = stub.Claim(claim("a", "k8s:app=a", "10.9.0.1"), timeout=WAIT_S)
     assert a.identity == 256 and not a.refused.name
