@@ -216,8 +216,8 @@ static bool rotate(struct cs_pair *pair, void *data)
 		return true;
 	if (pair->live && (int64_t)pair->basis.not_after_unix_s < r->svid.not_after_unix_s)
 		cs_pair_rotated(pair, ROTATION_SPREAD_MS, &r->now);
-	if (!pair->live && pair->refused == CS_R_NO_LOCAL_SVID) {
-		cs_hold_forget(r->a->hold, &pair->key, CS_R_NO_LOCAL_SVID);
+	if (!pair->live && (pair->refused == CS_R_NO_LOCAL_SVID || pair->refused == CS_R_SVID_EXPIRED)) {
+		cs_hold_forget(r->a->hold, &pair->key, pair->refused);
 		pair->refused_until_mono_ms = 0;
 	}
 	return true;

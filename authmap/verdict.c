@@ -216,10 +216,20 @@ enum cs_reason cs_entry_check(const struct cs_facts *f, const struct cs_auth_key
 	return CS_R_NONE;
 }
 
+/* NONE: it has one. That it had one and let it expire is another thing than that it never had one. */
+static enum cs_reason lacks_svid(const struct cs_facts *f, uint32_t identity)
+{
+	struct cs_svid svid;
+	if (!cs_svids_find(f->svids, identity, &svid))
+		return CS_R_NO_LOCAL_SVID;
+	if (svid.generation)
+		return CS_R_NONE;
+	return svid.reason == CS_R_SVID_EXPIRED ? CS_R_SVID_EXPIRED : CS_R_NO_LOCAL_SVID;
+}
+
 enum cs_reason cs_dial_check(const struct cs_facts *f, const struct cs_auth_key *key)
 {
 	struct cs_world_identity local, remote;
-	struct cs_svid svid;
 	enum cs_reason why;
 	if (f->stale)
 		return CS_R_DIRECTORY_STALE;
@@ -228,10 +238,9 @@ enum cs_reason cs_dial_check(const struct cs_facts *f, const struct cs_auth_key 
 	if (!cs_world_asks(f->world, key->local, key->remote) &&
 		!(key->node == 0 && cs_world_asks(f->world, key->remote, key->local)))
 		return CS_R_POLICY_NO_LONGER_ASKS;
-	if (!cs_svids_find(f->svids, key->local, &svid) || !svid.generation)
-		return CS_R_NO_LOCAL_SVID;
-	if (key->node == 0 && (!cs_svids_find(f->svids, key->remote, &svid) || !svid.generation))
-		return CS_R_NO_LOCAL_SVID;
+	if ((why = lacks_svid(f, key->local)) != CS_R_NONE ||
+		(key->node == 0 && (why = lacks_svid(f, key->remote)) != CS_R_NONE))
+		return why;
 	struct cs_trust trust;
 	size_t len;
 	const char *domain = cs_trust_domain_of(remote.spiffe_id, &len);

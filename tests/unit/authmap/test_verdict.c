@@ -47,6 +47,8 @@ static void on_bundle(void *data, const char *trust_domain)
 
 static uint8_t root_der[] = "root";
 
+static const char *svid_reason; /* why there is none: NULL says nothing */
+
 static void svid(struct test *t, uint32_t identity, uint64_t generation, bool withdrawn, const char *id)
 {
 	char spiffe_id[64];
@@ -63,6 +65,10 @@ static void svid(struct test *t, uint32_t identity, uint64_t generation, bool wi
 	m.n_chain = generation ? 1 : 0;
 	m.chain = &chain;
 	m.not_after_unix_s = 5000;
+	Countersign__V1__Reason reason = COUNTERSIGN__V1__REASON__INIT;
+	reason.name = (char *)svid_reason;
+	if (svid_reason)
+		m.reason = &reason;
 	batch.n_svids = 1;
 	batch.svids = list;
 	assert_int_equal(cs_svids_batch(t->s, &batch, &e), 0);
@@ -490,6 +496,11 @@ static void test_dial(void **state)
 	svid(t, 101, 0, false, NULL);
 	assert_int_equal(cs_dial_check(&t->facts, &key), CS_R_NO_LOCAL_SVID);
 	assert_int_equal(cs_dial_check(&t->facts, &here), CS_R_NO_LOCAL_SVID);
+	svid_reason = "svid-expired";
+	svid(t, 101, 0, false, NULL);
+	svid_reason = NULL;
+	assert_int_equal(cs_dial_check(&t->facts, &key), CS_R_SVID_EXPIRED);
+	assert_int_equal(cs_dial_check(&t->facts, &here), CS_R_SVID_EXPIRED);
 	svid(t, 101, 11, false, NULL);
 	bundle(t, 0, 0);
 	assert_int_equal(cs_dial_check(&t->facts, &key), CS_R_NO_BUNDLE);

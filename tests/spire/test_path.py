@@ -1,0 +1,190 @@
+"""Two nodes, every daemon real, a real SPIRE behind every identity: packets go on while SVIDs and authorities change, and
+stop when there is no SVID that is valid."""
+import os
+import threading
+import time
+
+import pytest
+
+from lab.cluster import TRUST_DOMAIN, Cluster, policy, required, wait_until
+from lab.spire import Spire, needed, wait_for
+
+pytestmark = needed
+PORT, TTL = 5000, 20
+ROTATION_S = int(os.environ.get("CS_ROTATION_S", "60"))
+
+
+class World:
+    def __init__(self):
+        self.spire = Spire(TRUST_DOMAIN)
+        self.cluster = Cluster(prefix="tspire")
+        self.one, self.two = self.cluster.node(), self.cluster.node()
+        self.entries, self.server = {}, None
+
+    def start(self, ttl):
+        c = self.cluster
+        c.policy("db", policy("db", "db", required("ingress", "frontend") + "  egress: []\n"))
+        c.policy("frontend", policy("frontend", "frontend", required("egress", "db") + "  ingress: []\n"))
+        self.frontend = self.one.workload("frontend", "k8s:app=frontend")
+        self.db = self.two.workload("db", "k8s:app=db")
+        for node in c.nodes:
+            agent = self.spire.add_agent(node.name)
+            self.spire.node(agent, node.name, server=node is self.one)
+            tls = node.instance / "spire-adapter/tls" / ("identityd" if node is self.one else "node")
+            node.settings = {
+                "spire-adapter": {"source": "spire", "spire.agent_socket": agent.socket,
+                                  "spire.admin_socket": agent.admin},
+                "identityd": {"tls.cert": tls / "svid.pem", "tls.key": tls / "svid.key", "tls.bundle": tls / "bundle.pem"}}
+            node.start("spire-adapter")
+            wait_for(lambda: (tls / "svid.pem").exists(), tls)
+        c.start("identityd", "authd")
+        for w in (self.frontend, self.db):
+            identity = w.register(wait="enforced")["identity"]
+            self.entries[w.name] = self.spire.identity(self.spire.agents[w.node.name], identity, ttl)
+        for w in (self.frontend, self.db):
+            w.register(wait="enforced,svid-ready")
+        self.server = self.db.listen(PORT)
+        return self
+
+    def close(self):
+        if self.server:
+            self.server.close()
+        try:
+            self.cluster.close()
+        finally:
+            self.spire.close()
+
+
+@pytest.fixture
+def world():
+    world = World()
+    yield world
+    world.close()
+
+
+class Traffic:
+    """One TCP connection and a datagram every 10 ms, from frontend to db and back."""
+
+    def __init__(self, world):
+        self.world, self.stopping = world, threading.Event()
+        self.tcp, _ = world.frontend.connect(world.db, PORT)
+        self.peer, _ = world.server.accept()
+        self.udp, self.echo = world.frontend.udp(), world.db.udp(PORT + 1)
+        for s in (self.udp, self.echo, self.tcp, self.peer):
+            s.settimeout(3)
+        self.sent = self.lost = self.rounds = 0
+        self.error = None
+        self.threads = [threading.Thread(target=f, daemon=True) for f in (self._echo, self._run)]
+        for t in self.threads:
+            t.start()
+
+    def _echo(self):
+        while not self.stopping.is_set():
+            try:
+                data, sender = self.echo.recvfrom(100)
+                self.echo.sendto(data, sender)
+            except TimeoutError:
+                pass
+
+    def _run(self):
+        to = self.echo.getsockname()
+        while not self.stopping.wait(0.01):
+            self.sent += 1
+            data = b"%d" % self.sent
+            try:
+                self.udp.sendto(data, to)
+                while self.udp.recv(100) != data:
+                    pass
+                self.tcp.sendall(data + b"\n")
+                self.peer.recv(100)
+                self.rounds += 1
+            except OSError as e:
+                self.lost += 1
+                self.error = e
+
+    def end(self):
+        self.stopping.set()
+        for t in self.threads:
+            t.join(10)
+        for s in (self.tcp, self.peer, self.udp, self.echo):
+            s.close()
+        return self
+
+
+def entries(node):
+    return node.cli("auth", "list")["entries"]
+
+
+def test_rotation_under_traffic(world):
+    world.start(TTL)
+    traffic = Traffic(world)
+    seen, end = set(), time.monotonic() + ROTATION_S
+    while time.monotonic() < end:
+        for entry in entries(world.two):
+            assert entry["not_after_unix_s"] > time.time(), "an entry never outlives its certificates"
+            seen.add(entry["remote_leaf_sha256"])
+        time.sleep(0.5)  # no synchronisation: this is how often it is looked at
+    traffic.end()
+    assert traffic.lost == 0, f"{traffic.lost} of {traffic.sent} rounds lost: {traffic.error}"
+    assert traffic.rounds > 20 * ROTATION_S
+    assert len(seen) > ROTATION_S // TTL, "authenticated again and again, with new certificates"
+
+
+def test_without_spire_the_pair_stops_at_expiry(world):
+    world.start(TTL)
+    assert world.frontend.reaches(world.db, PORT)
+    world.spire.server.end()
+    for agent in world.spire.agents.values():
+        agent.end()
+    last = max(e["not_after_unix_s"] for n in (world.one, world.two) for e in entries(n))
+    wait_until(lambda: not entries(world.one) and not entries(world.two), "no entry is left", 2 * TTL)
+    assert time.time() <= last + 5
+    assert not world.frontend.reaches(world.db, PORT)
+    svids = {s["state"]: s for s in world.one.cli("svid", "list")["svids"] if s["identity"] >= 100}
+    assert svids["none"]["reason"]["name"] == "svid-expired"
+    why = world.one.cli("auth", "explain", "frontend", world.db.ip4)
+    assert "svid-expired" in str(why), why
+    # And it goes on when SPIRE is back.
+    world.spire.server.begin()
+    world.spire.server.wait_socket(world.spire.server.socket)
+    for agent in world.spire.agents.values():
+        agent.again()
+    wait_until(lambda: world.frontend.reaches(world.db, PORT), "it reaches again", 60)
+
+
+def test_with_a_long_life_an_outage_of_spire_is_not_noticed(world):
+    world.start(600)
+    traffic = Traffic(world)
+    for program in (*world.spire.agents.values(), world.spire.server):
+        program.end()
+    time.sleep(15)  # no synchronisation: this is the outage
+    world.spire.server.begin()
+    world.spire.server.wait_socket(world.spire.server.socket)
+    for agent in world.spire.agents.values():
+        agent.again()
+    before = {e["remote_leaf_sha256"] for e in entries(world.two)}
+    wait_until(lambda: {e["remote_leaf_sha256"] for e in entries(world.two)} - before, "new SVIDs are authenticated", 60)
+    assert traffic.end().lost == 0, traffic.error
+
+
+def test_nothing_rests_on_a_revoked_authority(world):
+    world.start(3600)
+    traffic = Traffic(world)
+    server = world.spire.server
+    old = {e["remote_authority"] for n in (world.one, world.two) for e in entries(n)}
+    assert len(old) == 1
+    prepared = server.call("localauthority", "x509", "prepare")["prepared_authority"]["authority_id"]
+    for node in (world.one, world.two):
+        wait_until(lambda: all(b["authorities"] == 2 for b in node.cli("svid", "list")["bundles"]), "both authorities")
+    server.call("localauthority", "x509", "activate", "-authorityID", prepared)
+    of_old = server.call("localauthority", "x509", "show")["old"]["authority_id"]
+    server.call("localauthority", "x509", "taint", "-authorityID", of_old)
+
+    def authorities():
+        return {e["remote_authority"] for n in (world.one, world.two) for e in entries(n)}
+    wait_until(lambda: authorities() and not authorities() & old, "new SVIDs are authenticated", 60)
+    server.call("localauthority", "x509", "revoke", "-authorityID", of_old)
+    for node in (world.one, world.two):
+        wait_until(lambda: all(b["authorities"] == 1 for b in node.cli("svid", "list")["bundles"]), "one authority")
+    assert authorities() and not authorities() & old
+    assert traffic.end().lost == 0, traffic.error
