@@ -16,6 +16,7 @@
 #include "netlink.h"
 #include "pairs.h"
 #include "report.h"
+#include "shares.h"
 #include "verdict.h"
 
 struct attempt; /* authenticate.c */
@@ -53,6 +54,7 @@ struct cs_authd {
 
 	/* Work in flight: authenticate.c */
 	struct attempt *attempts; /* hash by request */
+	struct cs_shares *shares; /* of the dials among them */
 	struct cs_pair *waiting;  /* for a free place, in order */
 	size_t nwaiting;
 	bool pumping;

@@ -42,6 +42,8 @@ static struct attempt *attempt_new(struct cs_authd *a, enum cs_hs_role role, con
 		.handshaker = -1,
 		.not_again = -1};
 	HASH_ADD(hh, a->attempts, request, sizeof(t->request), t);
+	if (role != CS_HS_ACCEPTOR)
+		cs_shares_take(&a->shares, key->local);
 	return t;
 }
 
@@ -82,6 +84,8 @@ static void attempt_free(struct attempt *t)
 		cs_dial_cancel(t->dial);
 	if (t->ask.role == CS_HS_ACCEPTOR)
 		cs_admission_done(t->a->admission, t->ask.node);
+	else
+		cs_shares_give(&t->a->shares, t->ask.local);
 	HASH_DEL(t->a->attempts, t);
 	free(t);
 }
@@ -147,7 +151,8 @@ void cs_authenticate_pump(struct cs_authd *a)
 	DL_FOREACH_SAFE2 (a->waiting, pair, next, wait_next) {
 		if (!has_place(a))
 			break;
-		if (pair->not_before_mono_ms > now)
+		if (pair->not_before_mono_ms > now ||
+			cs_shares_of(a->shares, pair->key.local) >= dials_max(a) / CS_DIALS_SHARE)
 			continue;
 		stop_waiting(a, pair);
 		begin(a, pair, -1);

@@ -7,6 +7,7 @@
 
 #define CS_HANDSHAKE_MS          5000
 #define CS_DIALS_PER_HANDSHAKER  128  /* in flight; the other half of CS_HS_WORK_MAX is for accepts */
+#define CS_DIALS_SHARE           4    /* one local identity takes at most this part of them */
 #define CS_WAITING_MAX           4096 /* pairs that wait for a free place */
 #define CS_TRIES_MAX             4 /* attempts for one question: stale verdicts, an adapter that has just restarted */
 #define CS_TRY_AGAIN_MS          100
