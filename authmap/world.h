@@ -3,7 +3,8 @@
  *
  * A revision is fed in (cs_world_record), then cs_world_plan() gives the operations that lead from the rows that were
  * there to those that should be, in an order in which every pair has at each instant its old verdict, its new one, or none.
- * Who executes them says how each went (cs_world_done); what found no room is tried again with the next plan, and meanwhile the closed thing holds.
+ * Who executes them says how each went (cs_world_done); what found no room is tried again with the next plan, and
+ * meanwhile the closed thing holds.
  *
  * Memory: aborts when there is none, as uthash does; the programs in the kernel go on without us. */
 #ifndef CS_WORLD_H

@@ -8,7 +8,9 @@ import pytest
 
 from lab import adapter as lab
 from lab.daemon import BUILD, WAIT_S
-from lab.nodes import SVID_READY, E, Identityd, Interfaces, condition, served, spec
+from lab.interfaces import Interfaces
+from lab.node_tls import served
+from lab.nodes import SVID_READY, E, Identityd, condition, spec
 
 
 class Lab:

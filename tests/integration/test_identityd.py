@@ -19,8 +19,11 @@ import pytest
 
 from lab import protos
 from lab.daemon import NOBODY, WAIT_S
-from lab.nodes import (CA, D, E, ENFORCED, IDENTIFIED, PLACED, REGISTERED, SVID_READY, Follower, Identityd, Interfaces, TlsProxy,
-                       condition, ip, labels, reason_of, spec)
+from lab.follower import Follower
+from lab.interfaces import Interfaces
+from lab.node_tls import CA, TlsProxy
+from lab.nodes import (D, E, ENFORCED, IDENTIFIED, PLACED, REGISTERED, SVID_READY, Identityd, condition, ip, labels, reason_of,
+                       spec)
 
 
 class Lab:

@@ -6,7 +6,9 @@ import time
 import pytest
 
 from lab import adapter as lab
-from lab.nodes import SVID_READY, Identityd, Interfaces, condition, served, spec
+from lab.interfaces import Interfaces
+from lab.node_tls import served
+from lab.nodes import SVID_READY, Identityd, condition, spec
 from lab.spire import Spire, needed, wait_for
 
 pytestmark = needed
