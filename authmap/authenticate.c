@@ -364,8 +364,8 @@ void cs_authenticate_miss(void *authd, const struct cs_auth_key *key, uint32_t i
 	(void)ifindex;
 	(void)dir;
 	(void)held;
-	if (!pair) {
-		cs_hold_refuse(a->hold, key, CS_R_TOO_MANY);
+	if (!pair) { /* and no refusal, which nobody would ever take back */
+		cs_hold_forget(a->hold, key, CS_R_TOO_MANY);
 		return;
 	}
 	struct cs_instant now = cs_authd_now(a);
@@ -505,6 +505,15 @@ static void accept_refused(struct attempt *t, enum cs_reason reason, const char 
 	cs_debug("an accept was refused", cs_why(reason), cs_str("detail", detail));
 }
 
+/* The other half of a pair on one node asked as well, and policy wants no entry for it any more. */
+static void forget_unwritten(const struct attempt *t)
+{
+	struct cs_pair *pairs[2];
+	for (size_t i = pairs_of(t, pairs); i > 0; i--)
+		if (!pairs[i - 1]->live)
+			cs_hold_forget(t->a->hold, &pairs[i - 1]->key, CS_R_POLICY_NO_LONGER_ASKS);
+}
+
 void cs_authenticate_done(void *authd, unsigned index, const struct cs_hs_done *d)
 {
 	struct cs_authd *a = authd;
@@ -522,6 +531,8 @@ void cs_authenticate_done(void *authd, unsigned index, const struct cs_hs_done *
 		cs_info("a handshake was refused", cs_u64("local", t->key.local), cs_u64("remote", t->key.remote),
 			cs_why(reason), cs_str("detail", d->detail));
 	if (t->cancelled || yes) {
+		if (yes)
+			forget_unwritten(t);
 		attempt_free(t);
 		cs_authenticate_pump(a);
 	} else if (t->ask.role == CS_HS_ACCEPTOR) {
@@ -548,9 +559,10 @@ static void died_with(struct attempt *t)
 		attempt_free(t);
 	} else if (t->not_again >= 0 || t->judged || n == 0) {
 		t->handshaker = -1;
-		if (t->judged && t->answer == CS_R_NONE)
+		if (t->judged && t->answer == CS_R_NONE) {
+			forget_unwritten(t);
 			attempt_free(t);
-		else
+		} else
 			attempt_failed(t, CS_R_HANDSHAKER_DIED);
 	} else {
 		attempt_free(t);

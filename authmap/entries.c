@@ -26,9 +26,10 @@ void cs_entries_event(struct cs_authd *a, const struct cs_pair *pair, enum cs_ev
 /* ---- writing ---- */
 
 /* Does this verdict reach further than what is there? */
-static bool lengthens(const struct cs_pair *pair, const struct cs_basis *basis)
+static bool lengthens(const struct cs_pair *pair, const struct cs_basis *basis, const struct cs_instant *now)
 {
-	return !pair->live || pair->adopted || basis->not_after_unix_s > pair->basis.not_after_unix_s;
+	return !pair->live || pair->adopted || (pair->value & CS_AUTH_EXPIRY) <= now->coarse_ns ||
+	       basis->not_after_unix_s > pair->basis.not_after_unix_s;
 }
 
 static int write_one(struct cs_authd *a, const struct cs_allowed_entry *entry, struct cs_error *e)
@@ -84,7 +85,7 @@ int cs_entries_write(struct cs_authd *a, const struct cs_allowed *allowed, struc
 		struct cs_pair *pair = entry->asks ? cs_pairs_get(a->pairs, &entry->key) : NULL;
 		if (entry->asks && !pair)
 			return cs_error_reason(e, -ENOSPC, CS_R_TOO_MANY, "as many pairs as maps.entries allows");
-		if (pair && lengthens(pair, &entry->basis))
+		if (pair && lengthens(pair, &entry->basis, &now))
 			todo[n++] = entry;
 		else if (pair)
 			cs_pair_renewed(pair, &now);
@@ -105,9 +106,16 @@ void cs_entries_delete(struct cs_authd *a, struct cs_pair *pair, enum cs_event_k
 	struct cs_error e;
 	if (!pair->live)
 		return;
-	if (cs_datapath_auth_del(a->dp, &pair->key, &e) < 0 || cs_datapath_basis_del(a->dp, &pair->key, &e) < 0)
-		cs_fail("an entry could not be deleted", cs_err(&e));
+	int r = cs_datapath_auth_del(a->dp, &pair->key, &e);
+	if (r == 0)
+		r = cs_datapath_basis_del(a->dp, &pair->key, &e);
 	cs_hold_forget(a->hold, &pair->key, reason);
+	if (r < 0) { /* it is over all the same, and every second is another attempt */
+		cs_fail("an entry could not be deleted", cs_err(&e));
+		pair->value = 0;
+		pair->basis.not_after_unix_s = 0;
+		return;
+	}
 	cs_pair_set_dead(a->pairs, pair);
 	cs_entries_event(a, pair, kind, reason);
 	cs_world_node_release(a->world, pair->key.node);
@@ -249,6 +257,9 @@ static bool tick(struct cs_pair *pair, void *data)
 		value = cs_pair_value((int64_t)pair->basis.not_after_unix_s, a->config->max_ttl_ms,
 			pair->value & ~CS_AUTH_EXPIRY, &t->now);
 		due = value ? CS_PAIR_LENGTHEN : CS_PAIR_EXPIRED;
+		/* Nobody has looked at its basis yet: it may end sooner, and not later. */
+		if (pair->adopted && value && (value & CS_AUTH_EXPIRY) > (pair->value & CS_AUTH_EXPIRY))
+			due = CS_PAIR_KEEP;
 	}
 	switch (due) {
 	case CS_PAIR_EXPIRED:
@@ -266,7 +277,9 @@ static bool tick(struct cs_pair *pair, void *data)
 	case CS_PAIR_KEEP:
 		break;
 	}
-	cs_pairs_drop(a->pairs, pair, t->now.mono_ms);
+	struct cs_auth_key key = pair->key;
+	if (cs_pairs_drop(a->pairs, pair, t->now.mono_ms)) /* and its refusal, or cs_pending fills up with those */
+		cs_hold_forget(a->hold, &key, CS_R_HELD_TOO_LONG);
 	return true;
 }
 

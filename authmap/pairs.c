@@ -89,11 +89,20 @@ unsigned cs_pairs_accepted(const struct cs_pairs *p, uint16_t node)
 
 /* ---- time ---- */
 
+/* Whatever the number: one from the maps is not to be believed. */
+static int64_t left_ms_of(int64_t not_after_unix_s, const struct cs_instant *now)
+{
+	int64_t far_s = INT64_MAX / 2000;
+	if (not_after_unix_s < 0)
+		return 0;
+	return (not_after_unix_s < far_s ? not_after_unix_s : far_s) * 1000 - now->unix_ms;
+}
+
 uint64_t cs_pair_value(int64_t not_after_unix_s, int64_t max_ttl_ms, uint64_t flags, const struct cs_instant *now)
 {
-	int64_t left_ms = max_ttl_ms;
-	if (not_after_unix_s < INT64_MAX / 1000 && not_after_unix_s * 1000 - now->unix_ms < left_ms)
-		left_ms = not_after_unix_s * 1000 - now->unix_ms;
+	int64_t left_ms = left_ms_of(not_after_unix_s, now);
+	if (left_ms > max_ttl_ms)
+		left_ms = max_ttl_ms;
 	if (left_ms <= 0)
 		return 0;
 	return (now->coarse_ns + (uint64_t)left_ms * 1000000) | (flags & ~CS_AUTH_EXPIRY);
@@ -109,7 +118,7 @@ static int64_t jitter(const struct cs_pair *pair, int64_t span_ms)
 /* The dialler renews after two thirds of what is left, the other side after five sixths, if nobody came. */
 static int64_t renew_at(const struct cs_pair *pair, const struct cs_instant *now)
 {
-	int64_t left_ms = (int64_t)pair->basis.not_after_unix_s * 1000 - now->unix_ms;
+	int64_t left_ms = left_ms_of((int64_t)pair->basis.not_after_unix_s, now);
 	int64_t after_ms = pair->basis.role == CS_HS_ACCEPTOR ? left_ms / 6 * 5 : left_ms / 3 * 2;
 	after_ms -= jitter(pair, left_ms / 20);
 	return now->mono_ms + (after_ms > CS_RENEW_MIN_MS ? after_ms : CS_RENEW_MIN_MS);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <bpf/bpf.h>
 #include "entries.h"
 #include "world_text.h"
 
@@ -246,6 +247,9 @@ static void test_a_later_one_only_lengthens(void **state)
 	assert_in_range(left_s(t, k), 595, 600);
 	assert_true(has_basis(t, k, &basis));
 	assert_int_equal(basis.not_after_unix_s, first);
+	pair(t, k)->value = 1; /* over, and nobody has looked yet: the same certificates bring it back */
+	assert_int_equal(write_entry(t, k, 600), 0);
+	assert_true((pair(t, k)->value & CS_AUTH_EXPIRY) > cs_datapath_now_ns());
 	assert_int_equal(write_entry(t, k, 900), 0);
 	assert_in_range(left_s(t, k), 895, 900);
 	assert_true(has_basis(t, k, &basis));
@@ -276,6 +280,42 @@ static void test_both_of_a_pair_on_one_node(void **state)
 		assert_in_range(left_s(t, allowed.entry[i].key), 595, 600);
 		assert_true(has_basis(t, allowed.entry[i].key, NULL));
 	}
+}
+
+static void test_what_cannot_be_deleted_is_not_forgotten(void **state)
+{
+	struct test *t = *state;
+	struct cs_auth_key k = key(101, 100, t->n2);
+	uint64_t events;
+	assert_int_equal(write_entry(t, k, 600), 0);
+	assert_int_equal(bpf_map_freeze(cs_datapath_map_fd(t->a.dp, "cs_auth")), 0); /* nobody writes there any more */
+	events = cs_events_next_seq(t->a.events);
+	cs_entries_delete(&t->a, pair(t, k), CS_EVENT_DELETED, CS_R_REVOKED);
+	assert_true(left_s(t, k) > 0);
+	assert_true(has_basis(t, k, NULL)); /* as long as the entry is there, so is what it rests on */
+	for (int i = 0; i < 2; i++) {       /* neither forgotten nor brought back to life */
+		assert_true(pair(t, k)->live);
+		assert_int_equal(pair(t, k)->value, 0);
+		assert_int_equal(cs_events_next_seq(t->a.events), events);
+		cs_entries_tick(&t->a);
+		cs_entries_rederive(&t->a);
+	}
+}
+
+static void test_refusals_are_forgotten_at_last(void **state)
+{
+	struct test *t = *state;
+	struct cs_auth_key k = key(101, 100, t->n2);
+	struct cs_pair *p = cs_pairs_get(t->a.pairs, &k);
+	struct cs_instant now = cs_authd_now(&t->a);
+	cs_pair_set_refused(p, CS_R_PEER_TIMEOUT, cs_hold_refuse(t->a.hold, &k, CS_R_PEER_TIMEOUT), &now);
+	cs_entries_tick(&t->a);
+	assert_ptr_equal(pair(t, k), p);
+	assert_int_equal(rows(t, CS_MAP_PENDING), 1);
+	p->refused_until_mono_ms = now.mono_ms - CS_REFUSED_KEEP_MS;
+	cs_entries_tick(&t->a);
+	assert_null(pair(t, k));
+	assert_int_equal(rows(t, CS_MAP_PENDING), 0);
 }
 
 static void test_no_room_leaves_nothing(void **state)
@@ -389,6 +429,13 @@ static void test_the_next_life(void **state)
 	assert_in_range(left_s(t, good), 590, 600);
 	assert_true(pair(t, good)->live);
 	assert_true(pair(t, good)->adopted);
+	t->jump_ms = -300000; /* its basis was not looked at: a clock makes it shorter and not longer */
+	cs_entries_rederive(&t->a);
+	assert_in_range(left_s(t, good), 590, 600);
+	t->jump_ms = 300000;
+	cs_entries_rederive(&t->a);
+	assert_in_range(left_s(t, good), 290, 300);
+	t->jump_ms = 0;
 
 	/* A basis without its entry, and an entry that is over. */
 	struct cs_auth_key orphan = key(101, 102, 0), over = key(102, 101, 0);
@@ -420,6 +467,8 @@ int main(void)
 		CASE(test_a_later_one_only_lengthens),
 		CASE(test_what_policy_does_not_ask_for_is_not_written),
 		CASE(test_both_of_a_pair_on_one_node),
+		CASE(test_what_cannot_be_deleted_is_not_forgotten),
+		CASE(test_refusals_are_forgotten_at_last),
 		CASE(test_no_room_leaves_nothing),
 		CASE(test_policy_changes),
 		CASE(test_clear),

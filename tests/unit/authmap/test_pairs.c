@@ -75,6 +75,25 @@ static void test_due(void **state)
 	cs_pairs_free(p);
 }
 
+/* A basis comes from a map, and may hold any number. */
+static void test_no_number_is_too_large(void **state)
+{
+	(void)state;
+	static const uint64_t ends[] = {INT64_MAX, UINT64_MAX, INT64_MAX / 1000, 1ULL << 63};
+	struct cs_pairs *p = cs_pairs_new(10);
+	struct cs_auth_key k = key(1, 2);
+	struct cs_pair *pair = cs_pairs_get(p, &k);
+	struct cs_instant now = at(0);
+	for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++) {
+		struct cs_basis b = {.not_after_unix_s = ends[i], .role = CS_HS_DIALLER};
+		uint64_t value = cs_pair_value((int64_t)ends[i], HOUR_MS, 0, &now);
+		assert_true(value == ((int64_t)ends[i] < 0 ? 0 : (50 + 3600) * S_NS));
+		cs_pair_set_live(p, pair, &b, value, &now);
+		assert_true(pair->renew_mono_ms > now.mono_ms);
+	}
+	cs_pairs_free(p);
+}
+
 /* A clock that jumped ahead ends an entry before the maps' clock does. */
 static void test_due_by_wall_clock(void **state)
 {
@@ -220,6 +239,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_value),
 		cmocka_unit_test(test_due),
+		cmocka_unit_test(test_no_number_is_too_large),
 		cmocka_unit_test(test_due_by_wall_clock),
 		cmocka_unit_test(test_adopted_only_expire),
 		cmocka_unit_test(test_renewal),
