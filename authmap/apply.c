@@ -43,14 +43,31 @@ static int put(struct cs_apply *a, const struct cs_op *op, struct cs_error *e)
 	}
 }
 
+static int close_endpoint(struct cs_apply *a, uint32_t ifindex, struct cs_error *e)
+{
+	cs_hold_forget_interface(a->hold, ifindex, CS_R_NO_ENDPOINT);
+	return cs_datapath_endpoint_del(a->dp, ifindex, e);
+}
+
+/* A row that cannot be changed does not go on saying what it said before. */
+static int put_endpoint(struct cs_apply *a, const struct cs_op *op, struct cs_error *e)
+{
+	struct cs_error ignored;
+	int r = put(a, op, e);
+	if (r < 0 && close_endpoint(a, op->ifindex, &ignored) < 0)
+		a->again = true;
+	return r;
+}
+
 static int execute(struct cs_apply *a, const struct cs_op *op, struct cs_error *e)
 {
 	switch (op->kind) {
 	case CS_OP_ATTACH:
 		return cs_attach_add(a->attach, op->ifindex, e);
 	case CS_OP_ENDPOINT_DEL:
-		cs_hold_forget_interface(a->hold, op->ifindex, CS_R_NO_ENDPOINT);
-		return cs_datapath_endpoint_del(a->dp, op->ifindex, e);
+		return close_endpoint(a, op->ifindex, e);
+	case CS_OP_ENDPOINT_PUT:
+		return put_endpoint(a, op, e);
 	case CS_OP_ADDR_DEL:
 		return cs_datapath_addr_del(a->dp, op->addr.family, ip_bytes(&op->addr), e);
 	case CS_OP_PREFIX_DEL:
@@ -80,6 +97,7 @@ static bool one_round(struct cs_apply *a)
 		a->operations++;
 		if (r < 0) {
 			a->failures++;
+			a->again |= ops[i].kind != CS_OP_ATTACH && e.reason != CS_R_MAP_FULL;
 			cs_warn("the datapath could not be changed", cs_err(&e), cs_why(e.reason));
 		}
 		again |= cs_world_done(a->world, &ops[i], r < 0 ? &e : NULL);
@@ -89,6 +107,7 @@ static bool one_round(struct cs_apply *a)
 
 void cs_apply_run(struct cs_apply *a)
 {
+	a->again = false;
 	for (int i = 0; i < ROUNDS_MAX && one_round(a); i++)
 		;
 }

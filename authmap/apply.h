@@ -16,6 +16,7 @@ struct cs_apply {
 	void (*entries)(void *data, bool before);
 	void *data;
 	uint64_t operations, failures; /* so far */
+	bool again;                    /* something failed for another reason than room: run it again in a while */
 };
 
 /* All that is planned now; again where a failure opens or closes something else. Failures are logged here. */

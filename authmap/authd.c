@@ -196,6 +196,8 @@ static void on_second(struct cs_timer *t)
 	watch_clocks(a);
 	watch_staleness(a);
 	watch_revocations(a);
+	if (a->apply.again)
+		cs_authd_apply(a);
 	cs_entries_tick(a);
 	cs_authenticate_tick(a);
 	cs_authd_checks_tick(a);

@@ -9,6 +9,8 @@
 #include <bpf/libbpf.h>
 #include <linux/bpf.h>
 
+#define FLOWS_BATCH 4096 /* rows in one call */
+
 static int put(struct cs_datapath *dp, int map, const void *key, const void *value, struct cs_error *e)
 {
 	int r = bpf_map_update_elem(dp->map_fd[map], key, value, BPF_ANY);
@@ -126,29 +128,37 @@ struct flow_filter {
 	struct cs_datapath *dp;
 	uint32_t ifindex;
 	int family;
-	const void *ip;
+	const void *ip; /* NULL: those of the interface */
 	struct cs_error *e;
-	int r;
 };
 
-static bool forget_flow(const void *key, const void *value, void *data)
+static bool is_flow_of(const struct cs_flow_key *flow, const struct flow_filter *f)
 {
-	const struct cs_flow_key *flow = key;
-	struct flow_filter *f = data;
-	(void)value;
 	size_t n = f->family == 4 ? 4 : 16;
-	bool match = f->ip ? flow->family == f->family &&
-				     (memcmp(flow->saddr, f->ip, n) == 0 || memcmp(flow->daddr, f->ip, n) == 0)
-			   : flow->ifindex == f->ifindex;
-	if (match)
-		f->r = del(f->dp, CS_MAP_FLOWS, flow, f->e);
-	return f->r == 0;
+	if (!f->ip)
+		return flow->ifindex == f->ifindex;
+	return flow->family == f->family && (memcmp(flow->saddr, f->ip, n) == 0 || memcmp(flow->daddr, f->ip, n) == 0);
 }
 
-static int forget_flows(struct flow_filter f)
+/* In batches: workloads fill this map, and each address that goes anywhere in the cluster is a walk over it. */
+static int forget_flows(const struct flow_filter *f)
 {
-	int r = cs_datapath_each(f.dp, CS_MAP_FLOWS, forget_flow, &f, f.e);
-	return r < 0 ? r : f.r;
+	struct cs_flow_key *keys = malloc(FLOWS_BATCH * sizeof(*keys));
+	uint64_t *seen = malloc(FLOWS_BATCH * sizeof(*seen));
+	uint32_t at = 0; /* the kernel's: where it is in the map */
+	int r = keys && seen ? 0 : -ENOMEM, deleted = 0;
+	for (bool first = true; r == 0 && deleted == 0; first = false) {
+		uint32_t n = FLOWS_BATCH;
+		r = bpf_map_lookup_batch(f->dp->map_fd[CS_MAP_FLOWS], first ? NULL : &at, &at, keys, seen, &n, NULL);
+		for (uint32_t i = 0; (r == 0 || r == -ENOENT) && deleted == 0 && i < n; i++)
+			if (is_flow_of(&keys[i], f))
+				deleted = del(f->dp, CS_MAP_FLOWS, &keys[i], f->e);
+	}
+	free(keys);
+	free(seen);
+	if (r < 0 && r != -ENOENT) /* -ENOENT: that was all */
+		return cs_error_errno(f->e, r, "cannot walk the map %s", cs_map_name(CS_MAP_FLOWS));
+	return deleted;
 }
 
 int cs_datapath_endpoint_del(struct cs_datapath *dp, uint32_t ifindex, struct cs_error *e)
@@ -164,7 +174,7 @@ int cs_datapath_endpoint_del(struct cs_datapath *dp, uint32_t ifindex, struct cs
 		r = del(dp, CS_MAP_BUDGET, &key, e);
 	}
 	if (r == 0)
-		r = forget_flows((struct flow_filter){.dp = dp, .ifindex = ifindex, .e = e});
+		r = forget_flows(&(struct flow_filter){.dp = dp, .ifindex = ifindex, .e = e});
 	return r;
 }
 
@@ -180,7 +190,7 @@ int cs_datapath_addr_del(struct cs_datapath *dp, int family, const void *ip, str
 {
 	int r = del(dp, family == 4 ? CS_MAP_ADDR4 : CS_MAP_ADDR6, ip, e);
 	if (r == 0)
-		r = forget_flows((struct flow_filter){.dp = dp, .family = family, .ip = ip, .e = e});
+		r = forget_flows(&(struct flow_filter){.dp = dp, .family = family, .ip = ip, .e = e});
 	return r;
 }
 

@@ -85,6 +85,13 @@ static void addr_drop(struct cs_world *w, struct addr *a)
 	free(a);
 }
 
+/* Another peer's, or no longer one that passes before policy: the row goes before anything else is written. */
+static bool loses(const struct cs_addr *was, const struct cs_addr *wanted)
+{
+	return was->identity != wanted->identity || was->node != wanted->node ||
+	       (was->flags & ~wanted->flags & CS_ADDR_DEPENDS);
+}
+
 static void plan_addrs(struct cs_world *w)
 {
 	TAKE_DIRTY(addr, w->dirty_addrs, a, next)
@@ -92,9 +99,7 @@ static void plan_addrs(struct cs_world *w)
 		struct cs_addr wanted;
 		a->dirty = false;
 		bool want = cs_world_addr_row(w, &a->key, &wanted);
-		bool other = a->has_shadow &&
-			     (!want || a->shadow.identity != wanted.identity || a->shadow.node != wanted.node);
-		if (other)
+		if (a->has_shadow && (!want || loses(&a->shadow, &wanted)))
 			op(w, CS_OP_ADDR_DEL)->addr = a->key;
 		if (want && (!a->has_shadow || memcmp(&wanted, &a->shadow, sizeof(wanted)) != 0))
 			op(w, CS_OP_ADDR_PUT)->addr = a->key;
@@ -119,7 +124,7 @@ static void plan_prefixes(struct cs_world *w)
 		struct cs_addr wanted;
 		p->dirty = false;
 		bool want = cs_world_prefix_row(w, &p->key, &wanted);
-		if (p->has_shadow && (!want || p->shadow.identity != wanted.identity))
+		if (p->has_shadow && (!want || loses(&p->shadow, &wanted)))
 			op(w, CS_OP_PREFIX_DEL)->prefix = p->key;
 		if (want && (!p->has_shadow || memcmp(&wanted, &p->shadow, sizeof(wanted)) != 0))
 			op(w, CS_OP_PREFIX_PUT)->prefix = p->key;
@@ -150,9 +155,10 @@ static void plan_rows(struct cs_world *w)
 		struct cs_policy wanted;
 		row->dirty = false;
 		bool want = cs_world_policy_row(w, &row->key, &wanted);
-		if (row->has_shadow && !want)
+		/* One that could not be changed goes, now that the defaults are closed, and is written anew next time. */
+		if (row->has_shadow && (!want || row->no_room))
 			op(w, CS_OP_POLICY_DEL)->policy = row->key;
-		if (want && (!row->has_shadow || memcmp(&wanted, &row->shadow, sizeof(wanted)) != 0))
+		else if (want && (!row->has_shadow || memcmp(&wanted, &row->shadow, sizeof(wanted)) != 0))
 			op(w, CS_OP_POLICY_PUT)->policy = row->key;
 		row_drop(w, row);
 	}
@@ -285,10 +291,11 @@ static bool done_policy(struct cs_world *w, const struct cs_op *o, bool failed)
 			cs_world_dirty_identity_ifaces(w, l->identity);
 			cs_world_touch(w, l->identity);
 		}
+		flips |= failed && row->has_shadow; /* it says what it said before */
 	} else if (!failed) {
 		row->has_shadow = false;
 	}
-	if (failed)
+	if (failed || row->no_room)
 		CS_WORLD_DIRTY(w->dirty_rows, row);
 	row_drop(w, row);
 	return flips;

@@ -171,7 +171,8 @@ int world_open(void **state)
 	struct cs_datapath_config c = cs_datapath_defaults();
 	/* Small maps: a test run makes a dozen of them. */
 	c.array_ifindex = 15;
-	c.addresses = c.policy = c.flows = c.pending = c.auth = c.seen = 256;
+	c.addresses = c.policy = c.pending = c.auth = c.seen = 256;
+	c.flows = 16384;
 	c.prefixes = c.nodes = c.endpoints = 64;
 	*state = world_new(&c);
 	return 0;

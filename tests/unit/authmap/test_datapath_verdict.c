@@ -317,6 +317,16 @@ static void test_flows_are_forgotten(void **state)
 	EXPECT(w, {"other's answer", CS_TO, {OTHER6, OWN6, .sport = 2000, .dport = 1000}, PASSES});
 	assert_int_equal(cs_datapath_endpoint_del(w->dp, IFINDEX, NULL), 0);
 	assert_int_equal(world_rows(w, CS_MAP_FLOWS), 0);
+	/* More than one call reads. */
+	uint64_t seen = cs_datapath_now_ns();
+	for (uint32_t i = 0; i < 6000; i++) {
+		struct cs_flow_key key = {.ifindex = 1 + i % 2, .family = 4, .sport_be16 = (uint16_t)i};
+		assert_int_equal(bpf_map_update_elem(cs_datapath_map_fd(w->dp, "cs_flows"), &key, &seen, 0), 0);
+	}
+	assert_int_equal(cs_datapath_endpoint_del(w->dp, 1, NULL), 0);
+	assert_int_equal(world_rows(w, CS_MAP_FLOWS), 3000);
+	assert_int_equal(cs_datapath_endpoint_del(w->dp, 2, NULL), 0);
+	assert_int_equal(world_rows(w, CS_MAP_FLOWS), 0);
 }
 
 static void test_depends_on(void **state)

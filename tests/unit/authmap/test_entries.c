@@ -363,6 +363,26 @@ static void test_policy_changes(void **state)
 	assert_in_range(left_s(t, other), 590, 600);
 }
 
+static void test_what_cannot_be_applied_is_tried_again(void **state)
+{
+	struct test *t = *state;
+	struct cs_policy_key k = {.local = 101, .remote = 100};
+	struct cs_policy row;
+	t->a.apply.entries = cs_entries_changed;
+	t->a.apply.data = &t->a;
+	world_say(t->a.world, "row 101 100 require deny");
+	cs_apply_run(&t->a.apply);
+	assert_false(t->a.apply.again);
+	assert_int_equal(cs_datapath_policy_get(t->a.dp, &k, &row), 1);
+	assert_int_equal(row.verdict[CS_TO], CS_DENY);
+	assert_int_equal(bpf_map_freeze(cs_datapath_map_fd(t->a.dp, "cs_policy")), 0);
+	world_say(t->a.world, "row 101 100 deny deny");
+	for (int i = 0; i < 2; i++) {
+		cs_apply_run(&t->a.apply);
+		assert_true(t->a.apply.again);
+	}
+}
+
 static void test_clear(void **state)
 {
 	struct test *t = *state;
@@ -471,6 +491,7 @@ int main(void)
 		CASE(test_refusals_are_forgotten_at_last),
 		CASE(test_no_room_leaves_nothing),
 		CASE(test_policy_changes),
+		CASE(test_what_cannot_be_applied_is_tried_again),
 		CASE(test_clear),
 		CASE(test_clock_jumps),
 		CASE(test_the_next_life),

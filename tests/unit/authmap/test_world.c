@@ -438,6 +438,25 @@ static void test_pass_to_require_and_back(void **state)
 	end(t);
 }
 
+/* The map takes no change of a row that is there: it does not go on saying what it said, and never does the default, which
+ * passes, count instead. */
+static void test_a_row_that_cannot_be_changed(void **state)
+{
+	(void)state;
+	struct test *t = start(START);
+	t->m.policy_room = 1;
+	world_say(t->w, "row 101 100 deny deny");
+	probe(t, 7, "10.0.2.1", CS_FROM, "md");
+	apply(t);
+	assert_int_equal(used_policy(&t->m), 0);
+	assert_int_equal(now(t, 7, "10.0.2.1", CS_FROM), 'd');
+	world_say(t->w, "row 101 100 pass pass"); /* there is room again */
+	apply(t);
+	assert_int_equal(used_policy(&t->m), 1);
+	assert_int_equal(now(t, 7, "10.0.2.1", CS_FROM), 'p');
+	end(t);
+}
+
 static void test_row_and_default_change_together(void **state)
 {
 	(void)state;
@@ -669,8 +688,14 @@ static void test_depends_on(void **state)
 	assert_int_equal(cs_world_lookup(t->w, &in).identity, CS_ID_WORLD);
 	world_say(t->w, "-depends dns");
 	apply(t);
+	assert_int_equal(t->m.count[CS_OP_ADDR_DEL], 2); /* own and other: no failure leaves them passing */
+	assert_int_equal(t->m.count[CS_OP_ADDR_PUT], 2);
 	assert_false(cs_world_lookup(t->w, &in).flags & CS_ADDR_DEPENDS);
 	assert_false(cs_world_lookup(t->w, &own).flags & CS_ADDR_DEPENDS);
+	world_say(t->w, "depends dns 102 192.0.2.8/29 10.0.1.0/24");
+	apply(t);
+	assert_int_equal(t->m.count[CS_OP_ADDR_DEL], 0);
+	assert_int_equal(t->m.count[CS_OP_ADDR_PUT], 2);
 	end(t);
 }
 
@@ -865,6 +890,7 @@ int main(void)
 		cmocka_unit_test(test_require_to_deny),
 		cmocka_unit_test(test_one_direction_denied),
 		cmocka_unit_test(test_pass_to_require_and_back),
+		cmocka_unit_test(test_a_row_that_cannot_be_changed),
 		cmocka_unit_test(test_row_and_default_change_together),
 		cmocka_unit_test(test_address_changes_hands),
 		cmocka_unit_test(test_placement_ends),
