@@ -250,6 +250,7 @@ def main():
             made = nodes.Made("cs")
             made.sweep()
             made.forget()
+            page.say("what an earlier run left is taken away")
             return 0
         with nodes.Cluster(prefix="cs", keep=args.keep) as c:
             try:

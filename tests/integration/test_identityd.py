@@ -336,7 +336,10 @@ METHODS = {
                        "Endpoints/Reconcile": {"agent"}, "Endpoints/Report": {"adapter", "authd"},
                        "Endpoints/List": {"viewer", "operator", "agent", "adapter", "authd"}},
     "directory.sock": {"Directory/Follow": {"viewer", "operator", "agent", "adapter", "authd"}},
+    "status.sock": {"Status/Get": {"viewer", "operator", "agent", "adapter", "authd"},
+                    "Status/Metrics": {"viewer", "operator", "agent", "adapter", "authd"}},
 }
+STREAMS = {"Directory/Follow", "Status/Metrics"}
 UIDS = {"viewer": 12001, "operator": 12002, "agent": 12003, "adapter": 12004, "authd": 12005, "nobody": NOBODY}
 CALL = """
 import sys, grpc
@@ -356,7 +359,7 @@ with grpc.insecure_channel("unix:" + path) as channel:
 def call_as(role, sock, method, request=b""):
     """The name of the status code with which a process of that role's user is answered."""
     out = subprocess.run(
-        ["/usr/bin/python3", "-c", CALL, sock, method, "stream" if "Follow" in method else "unary", request.hex()],
+        ["/usr/bin/python3", "-c", CALL, sock, method, "stream" if method in STREAMS else "unary", request.hex()],
         user=UIDS[role], group=UIDS[role], extra_groups=[], cwd="/", capture_output=True, text=True, timeout=WAIT_S,
         env={"GRPC_ENABLE_FORK_SUPPORT": "0"})
     return out.stdout.strip() or out.stderr
@@ -366,7 +369,7 @@ def call_as(role, sock, method, request=b""):
 def test_every_method_with_every_role(public_dir, lab):
     lab.base = public_dir
     d = lab.all(*(f"roles.{role}=uid:{uid}" for role, uid in UIDS.items() if role != "nobody"))
-    assert {m for service in ("endpoints", "directory") for m in methods_of(service)} == \
+    assert {m for service in ("endpoints", "directory", "status") for m in methods_of(service)} == \
         {m for methods in METHODS.values() for m in methods}
     for sock, methods in METHODS.items():
         for method, roles in methods.items():
