@@ -59,7 +59,10 @@ static int load_entry(int dirfd, const char *dir, const char *name,
 	if (r == 0) {
 		r = fn(data, bytes, n, e);
 		if (r < 0)
-			cs_error_prefix(e, "%s/%s", dir, name);
+			cs_error_prefix(e,
+				"%s/%s holds no registration that can be read; move it away, and register its endpoint "
+				"anew",
+				dir, name);
 	}
 	free(bytes);
 	return r;
