@@ -87,10 +87,13 @@ static void go_on_flushing(struct walk *w)
 	struct cs_authd *a = w->service->a;
 	for (int i = 0; i < FLUSH_TURN && w->at < w->n; i++) {
 		struct cs_pair *pair = cs_pairs_find(a->pairs, &w->keys[w->at++]);
-		if (!pair || !pair->live)
-			continue;
-		cs_entries_delete(a, pair, CS_EVENT_DELETED, CS_R_NONE);
-		w->flushed++;
+		if (pair && pair->live) {
+			cs_entries_delete(a, pair, CS_EVENT_DELETED, CS_R_NONE);
+			w->flushed++;
+		} else if (pair && pair->refused && !pair->attempt && !pair->waiting) {
+			cs_hold_forget(a->hold, &pair->key, pair->refused);
+			pair->refused_until_mono_ms = 0; /* the next packet asks, whatever the last answer was */
+		}
 	}
 	if (w->at < w->n) {
 		cs_auth_soon(w->service);
@@ -160,5 +163,5 @@ void cs_auth_list(struct cs_grpc_call *call, const ProtobufCMessage *message, vo
 void cs_auth_flush(struct cs_grpc_call *call, const ProtobufCMessage *message, void *data)
 {
 	const Countersign__V1__AuthFlushRequest *in = (const void *)message;
-	begin(data, call, in->match, false, true);
+	begin(data, call, in->match, true, true);
 }

@@ -202,6 +202,10 @@ def test_authenticate_while_the_peer_is_down(c, auth):
         x = explain(db, "db", c.workloads["frontend"].ip4)
         assert x.reason_to.name == "backoff" and "peer-unreachable" in x.reason_to.detail
         assert x.entry.state == "refused"
+        assert db.Flush(A.AuthFlushRequest(match=A.AuthPair(local=c.id["frontend"])), timeout=WAIT_S).flushed == 0
+        assert explain(db, "db", c.workloads["frontend"].ip4).reason_to.name == "backoff", "another pair's flush is not ours"
+        assert db.Flush(A.AuthFlushRequest(match=A.AuthPair(local=c.id["db"])), timeout=WAIT_S).flushed == 0
+        assert explain(db, "db", c.workloads["frontend"].ip4).reason_to.name == "unauthenticated", "the next packet asks"
     finally:
         n1.start("authd")
         wait_healthy(n1)
