@@ -16,11 +16,6 @@ bool cs_ip_from_bytes(struct cs_ip *ip, const void *bytes, size_t len)
 	return true;
 }
 
-size_t cs_ip_len(const struct cs_ip *ip)
-{
-	return ip->family == 4 ? 4 : 16;
-}
-
 bool cs_ip_equal(const struct cs_ip *a, const struct cs_ip *b)
 {
 	return memcmp(a, b, sizeof(*a)) == 0;

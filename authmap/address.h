@@ -21,7 +21,6 @@ struct cs_ip_prefix {
 
 /* 4 or 16 bytes; false: another length. */
 bool cs_ip_from_bytes(struct cs_ip *ip, const void *bytes, size_t len);
-size_t cs_ip_len(const struct cs_ip *ip);
 bool cs_ip_equal(const struct cs_ip *a, const struct cs_ip *b);
 /* Text into out, which is returned. */
 const char *cs_ip_text(const struct cs_ip *ip, char out[CS_IP_TEXT]);

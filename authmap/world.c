@@ -226,7 +226,6 @@ static void node_record(struct cs_world *w, bool deleted, const Countersign__V1_
 	bool was_listed = n->listed;
 	n->listed = true;
 	n->mark = w->mark;
-	n->gone = r->gone;
 	n->port = (uint16_t)r->port;
 	snprintf(n->path, sizeof(n->path), "%s", r->path);
 	bool moved = claim_all(w, NULL, n, r->addresses, r->n_addresses, n->ips, n->addrs, &n->naddrs);

@@ -104,7 +104,7 @@ bool cs_world_touched(const struct cs_world *w, uint32_t local, uint32_t remote)
 struct cs_world_node {
 	const char *name, *path;
 	uint16_t id, port;
-	bool self, gone;
+	bool self;
 	const struct cs_ip *addrs; /* preferred first */
 	size_t naddrs;
 };
@@ -179,9 +179,6 @@ void cs_world_each_endpoint(
 /* By id, or by the interface that it has; false: none of them. */
 bool cs_world_endpoint(const struct cs_world *w, const char *id_or_interface, struct cs_world_endpoint *ret);
 bool cs_world_endpoint_at(const struct cs_world *w, uint32_t ifindex, struct cs_world_endpoint *ret);
-
-/* The row that a packet with this address meets: exact, then the longest prefix, then world. */
-struct cs_addr cs_world_lookup(const struct cs_world *w, const struct cs_ip *ip);
 
 struct cs_world_counts {
 	size_t nodes, identities, endpoints, local_endpoints, addresses, prefixes, policy_rows, revocations;

@@ -13,7 +13,6 @@ static bool node_out(const struct node *n, struct cs_world_node *ret)
 		.id = n->self ? 0 : n->id,
 		.port = n->port,
 		.self = n->self,
-		.gone = n->gone,
 		.addrs = n->ips,
 		.naddrs = n->naddrs};
 	return n->self || n->has_id;

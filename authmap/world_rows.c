@@ -282,21 +282,6 @@ bool cs_world_prefix_row(const struct cs_world *w, const struct cs_ip_prefix *ke
 	return true;
 }
 
-struct cs_addr cs_world_lookup(const struct cs_world *w, const struct cs_ip *ip)
-{
-	struct cs_addr row;
-	struct prefix *p, *next, *best = NULL;
-	if (cs_world_addr_row(w, ip, &row))
-		return row;
-	HASH_ITER (hh, w->prefixes, p, next)
-		if ((p->identity || p->depends) && cs_ip_prefix_holds(&p->key, ip, ip->family == 4 ? 32 : 128) &&
-			(!best || p->key.bits > best->key.bits))
-			best = p;
-	if (best && cs_world_prefix_row(w, &best->key, &row))
-		return row;
-	return (struct cs_addr){.identity = CS_ID_WORLD};
-}
-
 struct iface *cs_world_iface_find(const struct cs_world *w, uint32_t ifindex)
 {
 	struct iface *f;

@@ -10,7 +10,7 @@
 
 struct node {
 	char *name;
-	bool listed, self, gone; /* listed: the directory has a record of it */
+	bool listed, self; /* listed: the directory has a record of it */
 	bool written, changed;   /* cs_node */
 	bool dirty;
 	bool has_id;

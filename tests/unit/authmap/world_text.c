@@ -66,13 +66,18 @@ static uint32_t number(const char *s)
 	return (uint32_t)strtoul(s, NULL, 10);
 }
 
+static ProtobufCBinaryData bytes_of(struct cs_ip *ip)
+{
+	return (ProtobufCBinaryData){.len = ip->family == 4 ? 4 : 16, .data = ip->b};
+}
+
 static size_t take_addresses(struct room *r, const struct line *l, int from)
 {
 	size_t n = 0;
 	for (int i = from; i < l->n && strcmp(l->word[i], "@") != 0; i++, n++) {
 		r->ip[n] = ip_of(l->word[i]);
 		countersign__v1__address__init(&r->address[n]);
-		r->address[n].ip = (ProtobufCBinaryData){.len = cs_ip_len(&r->ip[n]), .data = r->ip[n].b};
+		r->address[n].ip = bytes_of(&r->ip[n]);
 		r->addresses[n] = &r->address[n];
 	}
 	return n;
@@ -86,7 +91,7 @@ static Countersign__V1__Prefix *take_prefix(struct room *r, size_t i, const char
 	*slash = '\0';
 	r->ip[i] = ip_of(text);
 	countersign__v1__prefix__init(&r->prefixes[i]);
-	r->prefixes[i].ip = (ProtobufCBinaryData){.len = cs_ip_len(&r->ip[i]), .data = r->ip[i].b};
+	r->prefixes[i].ip = bytes_of(&r->ip[i]);
 	r->prefixes[i].bits = number(slash + 1);
 	return &r->prefixes[i];
 }
