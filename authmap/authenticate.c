@@ -470,7 +470,7 @@ static enum cs_reason judge(struct attempt *t, const struct cs_hs_verdict *v)
 		t->key = allowed.entry[0].key;
 	if (cs_entries_write(a, &allowed, &e) == 0)
 		return CS_R_NONE;
-	cs_fail("an entry could not be written", cs_err(&e), cs_why(e.reason));
+	cs_warn("an entry could not be written", cs_err(&e), cs_why(e.reason)); /* peers can make it happen often */
 	return CS_R_MAP_WRITE_FAILED;
 }
 

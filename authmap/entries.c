@@ -111,7 +111,7 @@ void cs_entries_delete(struct cs_authd *a, struct cs_pair *pair, enum cs_event_k
 		r = cs_datapath_basis_del(a->dp, &pair->key, &e);
 	cs_hold_forget(a->hold, &pair->key, reason);
 	if (r < 0) { /* it is over all the same, and every second is another attempt */
-		cs_fail("an entry could not be deleted", cs_err(&e));
+		cs_warn("an entry could not be deleted", cs_err(&e));
 		pair->value = 0;
 		pair->basis.not_after_unix_s = 0;
 		return;
