@@ -92,7 +92,7 @@ unsigned cs_pairs_accepted(const struct cs_pairs *p, uint16_t node)
 /* Whatever the number: one from the maps is not to be believed. */
 static int64_t left_ms_of(int64_t not_after_unix_s, const struct cs_instant *now)
 {
-	int64_t far_s = INT64_MAX / 2000;
+	int64_t far_s = INT64_MAX / 1000 / 1024; /* what is computed from it has room too */
 	if (not_after_unix_s < 0)
 		return 0;
 	return (not_after_unix_s < far_s ? not_after_unix_s : far_s) * 1000 - now->unix_ms;
