@@ -2,6 +2,7 @@
 is said. (What the real daemons answer is in their own tests.)"""
 import concurrent.futures
 import contextlib
+import datetime as dt
 import json
 import os
 import pty
@@ -17,6 +18,9 @@ from pathlib import Path
 
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client.parser import text_string_to_metric_families
 
 from lab.protos import (auth, auth_rpc, common, directory, directory_rpc, endpoints, endpoints_rpc, status, status_rpc,
@@ -104,7 +108,7 @@ def usage(*args):
 
 
 COMMANDS = ["status", "identity list", "endpoint list", "endpoint register", "endpoint unregister", "node list",
-            "policy list", "policy check", "svid list", "auth list", "auth explain", "auth flush", "exporter"]
+            "policy list", "policy check", "svid list", "svid inspect", "bundle list", "bundle show", "auth list", "auth explain", "auth flush", "exporter"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -473,6 +477,46 @@ def test_svid_list(node):
     assert doc["svids"][0]["chain_length"] == 2
     assert doc["bundles"] == [{"trust_domain": "example.org", "generation": "0x0000000000000001", "authorities": 2,
                                "tainted": 0}]
+
+
+def certificate(uri, name, ca=True):
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = dt.datetime.utcnow().replace(microsecond=0)
+    who = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    return (x509.CertificateBuilder().subject_name(who).issuer_name(who).public_key(key.public_key())
+            .serial_number(0xabcdef).not_valid_before(now).not_valid_after(now + dt.timedelta(hours=1))
+            .add_extension(x509.BasicConstraints(ca, None), True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+            .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)]), False)
+            .sign(key, hashes.SHA256()))
+
+
+def test_one_svid_and_one_bundle_in_full(node):
+    id = "spiffe://example.org/identity/257"
+    leaf, root = certificate(id, "leaf", ca=False), certificate("spiffe://example.org", "root")
+    der = [c.public_bytes(serialization.Encoding.DER) for c in (leaf, root)]
+    node.serve("spire-adapter", Svids_Follow=lambda r, c: iter([svids.SvidBatch(synced=True, svids=[
+        svids.Svid(identity=257, spiffe_id=id, generation=1, chain=der[:1], not_after_unix_s=int(time.time()) + 3600),
+        svids.Svid(identity=25, spiffe_id="spiffe://example.org/identity/25")],
+        bundles=[svids.Bundle(trust_domain="example.org", generation=2, authorities=[der[1], b"nonsense"]),
+                 svids.Bundle(trust_domain="other.example", generation=3)])]))
+    for word in ("257", id):
+        doc = node.json("svid", "inspect", word)
+        seen, = doc["certificates"]
+        assert (doc["identity"], doc["state"], seen["uris"], seen["key"]) == (257, "ready", [id], "P-256")
+        assert seen["serial"] == "ABCDEF" and seen["subject"] == "CN=leaf"
+        assert seen["sha256"] == leaf.fingerprint(hashes.SHA256()).hex()
+        assert seen["not_after_unix_s"] - seen["not_before_unix_s"] == 3600
+        assert seen["pem"] == leaf.public_bytes(serialization.Encoding.PEM).decode()
+    assert id in node.table("svid", "inspect", "257")[4]
+    doc = node.json("bundle", "show", "example.org")
+    assert [c.get("malformed", False) for c in doc["certificates"]] == [False, True]
+    assert doc["certificates"][0]["subject_key_id"] == root.extensions.get_extension_for_class(
+        x509.SubjectKeyIdentifier).value.digest.hex()
+    assert [b["trust_domain"] for b in node.json("bundle", "list")["bundles"]] == ["example.org", "other.example"]
+    assert node.table("bundle", "list")[1].split() == ["example.org", "2", "0"]
+    assert "no SVID of an identity '2'" in node.run("svid", "inspect", "2", code=3).stderr
+    assert "no bundle of a trust domain 'x'" in node.run("bundle", "show", "x", code=3).stderr
 
 
 def test_svid_list_incomplete(node):
