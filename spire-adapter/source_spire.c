@@ -14,6 +14,7 @@
 #include "log.h"
 #include "spire_bundles.h"
 #include "spire_files.h"
+#include "spire_key.h"
 #include "spire_subs.h"
 #include "spire_svid.h"
 #include "spire_workload.h"
@@ -24,6 +25,8 @@
 
 #define SELECTOR_TYPE "countersign"
 #define SERVER_PATH   "/countersign/identityd"
+/* It stands for identityd's cluster role among the subscriptions; no identity has this number (maps.h). */
+#define SERVER UINT32_MAX
 
 typedef Spire__Api__Agent__Delegatedidentity__V1__SubscribeToX509SVIDsRequest svids_request;
 typedef Spire__Api__Agent__Delegatedidentity__V1__SubscribeToX509SVIDsResponse svids_response;
@@ -46,7 +49,6 @@ struct spire {
 	struct cs_loop *loop;
 	struct cs_source_events events;
 	uint32_t own_identity;
-	char server_id[CS_SPIFFE_ID_MAX + 1];
 	struct cs_check *check;
 	struct cs_metric *subscriptions, *connections;
 	struct cs_grpc_channel *admin;
@@ -54,13 +56,18 @@ struct spire {
 	struct stream *streams; /* those that somebody listens to, by identity */
 	struct cs_spire_bundles *bundles;
 	struct cs_spire_workload *workload;
-	struct cs_spire_files *node_files, *server_files;
 	struct cs_timer timer;
 	bool closing;
 	/* While a message of the Workload API is read */
-	struct cs_spire_seen own_seen;
-	bool own_named, server_named;
+	struct {
+		uint32_t identity;
+		struct cs_spire_files *files;
+		struct cs_spire_seen seen;
+		bool named;
+	} own[2];
 };
+
+#define OWN(s) (sizeof((s)->own) / sizeof((s)->own[0]))
 
 static int64_t now_mono_ms(const struct spire *s)
 {
@@ -172,7 +179,8 @@ static void take_set(struct spire *s, uint32_t identity, const char *spiffe_id, 
 	EVP_PKEY *key = NULL;
 	const svid_with_key *svid = choose(s, in, spiffe_id, &chain, &seen);
 	if (seen.what == CS_SPIRE_SEEN_SVID && !cs_spire_subs_knows(s->subs, identity, chain.leaf_sha256) &&
-		cs_spire_key_read(&chain, &svid->x509_svid_key, &key, &seen.why) < 0)
+		cs_spire_key_read((struct cs_der){svid->x509_svid_key.data, svid->x509_svid_key.len}, chain.spki, &key,
+			&seen.why) < 0)
 		seen.what = CS_SPIRE_SEEN_BAD;
 	if (seen.what == CS_SPIRE_SEEN_BAD)
 		cs_warn("an SVID of SPIRE cannot be used", cs_str("spiffe_id", spiffe_id), cs_err(&seen.why));
@@ -311,9 +319,12 @@ static void on_cancel(void *data, uint32_t identity)
 static void on_none(void *data, uint32_t identity, bool withdrawn, const struct cs_error *why)
 {
 	struct spire *s = data;
-	if (identity == s->own_identity && withdrawn)
-		cs_spire_files_remove(s->node_files);
-	s->events.none(s->events.data, identity, withdrawn, why);
+	/* Said by a message, not by its absence: what an agent that is away issued stays. */
+	for (size_t i = 0; i < OWN(s); i++)
+		if (identity == s->own[i].identity && (withdrawn || s->own[i].seen.what == CS_SPIRE_SEEN_NOTHING))
+			cs_spire_files_remove(s->own[i].files);
+	if (identity != SERVER)
+		s->events.none(s->events.data, identity, withdrawn, why);
 }
 
 static void on_agent(void *data, const struct cs_error *why)
@@ -386,50 +397,56 @@ static void on_state(
 static void own_begin(void *data)
 {
 	struct spire *s = data;
-	s->own_named = s->server_named = false;
-	s->own_seen = (struct cs_spire_seen){.what = CS_SPIRE_SEEN_NOTHING};
-	cs_error_reason(&s->own_seen.why, -ENOENT, CS_R_NO_LOCAL_SVID,
-		"no registration entry of SPIRE for it matches this adapter's process");
+	for (size_t i = 0; i < OWN(s); i++) {
+		s->own[i].named = false;
+		s->own[i].seen = (struct cs_spire_seen){.what = CS_SPIRE_SEEN_NOTHING};
+		cs_error_reason(&s->own[i].seen.why, -ENOENT, CS_R_NO_LOCAL_SVID,
+			"no registration entry of SPIRE for it matches this adapter's process");
+	}
+}
+
+static bool is_own(const struct spire *s, size_t i, const char *spiffe_id)
+{
+	const char *wanted = cs_spire_subs_spiffe_id(s->subs, s->own[i].identity);
+	return !s->own[i].named && wanted && strcmp(spiffe_id, wanted) == 0;
 }
 
 static void own_svid(void *data, const struct cs_spire_own *own)
 {
 	struct spire *s = data;
-	const char *node_id = cs_spire_subs_spiffe_id(s->subs, s->own_identity);
-	if (!s->server_named && strcmp(own->chain.id.text, s->server_id) == 0) {
-		s->server_named = true;
-		cs_spire_files_put(s->server_files, own);
+	for (size_t i = 0; i < OWN(s); i++) {
+		if (!is_own(s, i, own->chain.id.text))
+			continue;
+		s->own[i].named = true;
+		mark_chain(s, &own->chain, &s->own[i].seen);
+		if (s->own[i].seen.what == CS_SPIRE_SEEN_SVID)
+			cs_spire_files_put(s->own[i].files, own);
+		if (!cs_spire_subs_seen(s->subs, s->own[i].identity, &s->own[i].seen, now_mono_ms(s)) ||
+			s->own[i].identity == SERVER)
+			continue;
+		EVP_PKEY_up_ref(own->key);
+		deliver(s, s->own[i].identity, &own->chain, own->key);
 	}
-	if (s->own_named || !node_id || strcmp(own->chain.id.text, node_id) != 0)
-		return;
-	s->own_named = true;
-	mark_chain(s, &own->chain, &s->own_seen);
-	if (s->own_seen.what == CS_SPIRE_SEEN_SVID)
-		cs_spire_files_put(s->node_files, own);
-	if (!cs_spire_subs_seen(s->subs, s->own_identity, &s->own_seen, now_mono_ms(s)))
-		return;
-	EVP_PKEY_up_ref(own->key);
-	deliver(s, s->own_identity, &own->chain, own->key);
 }
 
 static void own_bad(void *data, const char *spiffe_id, const struct cs_error *why)
 {
 	struct spire *s = data;
-	const char *node_id = cs_spire_subs_spiffe_id(s->subs, s->own_identity);
 	cs_warn("an own SVID of SPIRE cannot be used", cs_str("spiffe_id", spiffe_id), cs_err(why));
-	if (!node_id || strcmp(spiffe_id, node_id) != 0 || s->own_named)
-		return;
-	s->own_seen.what = CS_SPIRE_SEEN_BAD;
-	s->own_seen.why = *why;
+	for (size_t i = 0; i < OWN(s); i++) {
+		if (!is_own(s, i, spiffe_id))
+			continue;
+		s->own[i].seen.what = CS_SPIRE_SEEN_BAD;
+		s->own[i].seen.why = *why;
+	}
 }
 
 static void own_end(void *data)
 {
 	struct spire *s = data;
-	if (!s->own_named)
-		cs_spire_subs_seen(s->subs, s->own_identity, &s->own_seen, now_mono_ms(s));
-	if (!s->server_named)
-		cs_spire_files_remove(s->server_files);
+	for (size_t i = 0; i < OWN(s); i++)
+		if (!s->own[i].named)
+			cs_spire_subs_seen(s->subs, s->own[i].identity, &s->own[i].seen, now_mono_ms(s));
 	run_soon(s);
 }
 
@@ -471,8 +488,8 @@ static void spire_close(struct cs_source *base)
 	cs_timer_close(&s->timer, NULL);
 	cs_spire_bundles_close(s->bundles);
 	cs_spire_workload_close(s->workload);
-	cs_spire_files_close(s->node_files);
-	cs_spire_files_close(s->server_files);
+	for (size_t i = 0; i < OWN(s); i++)
+		cs_spire_files_close(s->own[i].files);
 	if (s->admin)
 		cs_grpc_channel_close(s->admin, NULL, NULL);
 }
@@ -482,8 +499,8 @@ static void spire_free(struct cs_source *base)
 	struct spire *s = (struct spire *)base;
 	cs_spire_bundles_free(s->bundles);
 	cs_spire_workload_free(s->workload);
-	cs_spire_files_free(s->node_files);
-	cs_spire_files_free(s->server_files);
+	for (size_t i = 0; i < OWN(s); i++)
+		cs_spire_files_free(s->own[i].files);
 	cs_spire_subs_free(s->subs);
 	free(s);
 }
@@ -510,13 +527,19 @@ static void add_metrics(struct spire *s, struct cs_metrics *m)
 	cs_metrics_on_render(m, on_render, s);
 }
 
-static int make_files(struct spire *s, const char *dir, struct cs_error *e)
+static int make_own(struct spire *s, const struct cs_source_spire_options *o, struct cs_error *e)
 {
-	char path[CS_PATH + 32];
-	snprintf(path, sizeof(path), "%s/node", dir);
-	int r = cs_spire_files_new(s->loop, path, &s->node_files, e);
-	snprintf(path, sizeof(path), "%s/identityd", dir);
-	return r < 0 ? r : cs_spire_files_new(s->loop, path, &s->server_files, e);
+	static const char *const dirs[] = {"node", "identityd"};
+	char path[CS_PATH + 32], server_id[CS_SPIFFE_ID_MAX + 1];
+	int r = 0;
+	for (size_t i = 0; r == 0 && i < OWN(s); i++) {
+		s->own[i].identity = i == 0 ? o->own_identity : SERVER;
+		s->own[i].seen.what = CS_SPIRE_SEEN_BAD; /* nothing was heard yet */
+		snprintf(path, sizeof(path), "%s/%s", o->files_dir, dirs[i]);
+		r = cs_spire_files_new(s->loop, path, &s->own[i].files, e);
+	}
+	snprintf(server_id, sizeof(server_id), CS_SPIFFE_SCHEME "%s" SERVER_PATH, o->trust_domain);
+	return r < 0 ? r : cs_spire_subs_start(s->subs, SERVER, server_id, true, e);
 }
 
 static int make_clients(struct spire *s, const struct cs_source_spire_options *o, struct cs_error *e)
@@ -555,12 +578,11 @@ int cs_source_spire_new(struct cs_loop *loop, const struct cs_source_spire_optio
 		.check = o->check,
 	};
 	*ret = &s->base;
-	snprintf(s->server_id, sizeof(s->server_id), CS_SPIFFE_SCHEME "%s" SERVER_PATH, o->trust_domain);
 	cs_timer_init(&s->timer, loop, on_timer, s);
 	cs_check_fail(s->check, CS_R_NO_LOCAL_SVID, "SPIRE's agent has not been heard yet on %s", o->admin_socket);
 	if (!(s->subs = cs_spire_subs_new(&io, &times)))
 		return cs_error_set(e, -ENOMEM, "out of memory");
-	int r = make_files(s, o->files_dir, e);
+	int r = make_own(s, o, e);
 	if (r == 0)
 		r = make_clients(s, o, e);
 	if (r == 0)

@@ -29,7 +29,8 @@ struct cs_spire_files {
 	struct cs_loop *loop;
 	char dir[PATH_MAX];
 	struct content waiting, writing; /* what comes next, what a worker has */
-	bool is_waiting, is_writing, said, closing, written;
+	bool is_waiting, is_writing, said, closing;
+	bool removed;                         /* put last: that there is none */
 	uint8_t digest[SHA256_DIGEST_LENGTH]; /* of what was put last; zero: nothing */
 	uv_work_t work;
 	struct cs_timer timer;
@@ -59,6 +60,9 @@ static void work(uv_work_t *uv)
 {
 	struct cs_spire_files *f = uv->data;
 	struct cs_ca_dir dir;
+	f->result = 0;
+	if (!f->writing.text[BUNDLE].data && access(f->dir, F_OK) < 0 && errno == ENOENT)
+		return; /* nothing to remove, not even of an earlier life */
 	f->result = cs_ca_dir_open(f->dir, 0700, &dir, &f->error);
 	if (f->result < 0)
 		return;
@@ -151,7 +155,7 @@ static void put(struct cs_spire_files *f, struct content *content, const uint8_t
 	memcpy(f->digest, digest, sizeof(f->digest));
 	content_fini(&f->waiting);
 	f->waiting = *content;
-	f->is_waiting = f->written = true;
+	f->is_waiting = true;
 	begin(f);
 }
 
@@ -173,7 +177,7 @@ void cs_spire_files_put(struct cs_spire_files *f, const struct cs_spire_own *own
 	uint8_t digest[SHA256_DIGEST_LENGTH];
 	struct content content = {0};
 	digest_of(own, digest);
-	if (f->closing || (f->written && memcmp(digest, f->digest, sizeof(digest)) == 0))
+	if (f->closing || memcmp(digest, f->digest, sizeof(digest)) == 0)
 		return;
 	if (text_of(&content.text[BUNDLE], own->bundle, own->nbundle, NULL) < 0 ||
 		text_of(&content.text[KEY], NULL, 0, own->key) < 0 ||
@@ -182,6 +186,7 @@ void cs_spire_files_put(struct cs_spire_files *f, const struct cs_spire_own *own
 		cs_fail("no locked memory to hand an own SVID over", cs_str("directory", f->dir));
 		return; /* with the next message again */
 	}
+	f->removed = false;
 	put(f, &content, digest);
 }
 
@@ -189,10 +194,10 @@ void cs_spire_files_remove(struct cs_spire_files *f)
 {
 	static const uint8_t nothing[SHA256_DIGEST_LENGTH];
 	struct content content = {0};
-	if (!f->closing && f->written) {
-		put(f, &content, nothing);
-		f->written = false;
-	}
+	if (f->closing || f->removed)
+		return;
+	f->removed = true;
+	put(f, &content, nothing);
 }
 
 int cs_spire_files_new(struct cs_loop *loop, const char *dir, struct cs_spire_files **ret, struct cs_error *e)

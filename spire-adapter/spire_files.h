@@ -14,7 +14,7 @@ CS_MUST_USE int cs_spire_files_new(
 	struct cs_loop *loop, const char *dir, struct cs_spire_files **ret, struct cs_error *e);
 /* Writes it, if it is another one than before. A write that failed is tried again by itself, and said once. */
 void cs_spire_files_put(struct cs_spire_files *f, const struct cs_spire_own *own);
-/* It is not issued any more: the files go. */
+/* It is not issued (any more): the files go, also those of an earlier life of this process. */
 void cs_spire_files_remove(struct cs_spire_files *f);
 /* The loop ends when the last write is over. NULL is fine. */
 void cs_spire_files_close(struct cs_spire_files *f);

@@ -16,8 +16,8 @@
 #include <stdint.h>
 #include "error.h"
 
-#define CS_SPIRE_WAITING_MAX  64    /* calls that wait for their first message */
-#define CS_SPIRE_PROBES       4     /* ... after a refusal or a silence; more than one: an entry may be at fault */
+#define CS_SPIRE_WAITING_MAX  60 /* calls that wait for their first message; bundles and the Workload API make it 64 */
+#define CS_SPIRE_PROBES       4  /* ... after a refusal or a silence; more than one: an entry may be at fault */
 #define CS_SPIRE_RETRY_MIN_MS 1000  /* after a call that ended; doubled each time, each with 20 % of jitter */
 #define CS_SPIRE_RETRY_MAX_MS 30000 /* a delegate's new entry shall not wait for long */
 

@@ -1,9 +1,7 @@
 #include "spire_svid.h"
 
 #include <errno.h>
-#include <openssl/crypto.h>
 #include <openssl/sha.h>
-#include <openssl/x509.h>
 #include <string.h>
 #include "profile.h"
 
@@ -50,29 +48,6 @@ int cs_spire_chain_read(struct cs_spire_chain *c, struct cs_error *e)
 		return cs_error_reason(e, -EINVAL, CS_R_CHAIN_TOO_LARGE, "a chain of %zu bytes; at most %d may be",
 			bytes, CS_CHAIN_BYTES_MAX);
 	SHA256(c->cert[0].data, c->cert[0].len, c->leaf_sha256);
-	return 0;
-}
-
-int cs_spire_key_read(
-	const struct cs_spire_chain *chain, const ProtobufCBinaryData *pkcs8, EVP_PKEY **ret, struct cs_error *e)
-{
-	const unsigned char *p = pkcs8->data;
-	if (pkcs8->len == 0 || pkcs8->len > CS_SPIRE_KEY_MAX)
-		return cs_error_set(e, -EINVAL, "a key of %zu bytes; 1 to %d may be", pkcs8->len, CS_SPIRE_KEY_MAX);
-	PKCS8_PRIV_KEY_INFO *info = d2i_PKCS8_PRIV_KEY_INFO(NULL, &p, (long)pkcs8->len);
-	EVP_PKEY *key = info && p == pkcs8->data + pkcs8->len ? EVP_PKCS82PKEY(info) : NULL;
-	PKCS8_PRIV_KEY_INFO_free(info); /* clears its copy */
-	if (!key)
-		return cs_error_set(e, -EINVAL, "the key is not an unencrypted PKCS #8 key");
-	unsigned char *spki = NULL;
-	int n = i2d_PUBKEY(key, &spki);
-	bool same = n > 0 && cs_der_equal((struct cs_der){spki, (size_t)n}, chain->spki);
-	OPENSSL_free(spki);
-	if (!same) {
-		EVP_PKEY_free(key);
-		return cs_error_set(e, -EINVAL, "the key is not that of the certificate");
-	}
-	*ret = key;
 	return 0;
 }
 

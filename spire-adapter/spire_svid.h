@@ -1,15 +1,12 @@
-/* An X.509-SVID with its key, as SPIRE's APIs carry it: DER in, checked values out. Nothing that was not checked here goes
- * on: profile, sizes, dates, and that the key is the leaf's. Whether an authority signed it is for those who verify. */
+/* The chain of an X.509-SVID as SPIRE's APIs carry it: DER in, checked values out. Nothing that was not checked here goes
+ * on: profile, sizes, dates. Whether an authority signed it is for those who verify. */
 #ifndef CS_SPIRE_SVID_H
 #define CS_SPIRE_SVID_H
 
-#include <openssl/evp.h>
-#include <protobuf-c/protobuf-c.h>
+#include <stdint.h>
 #include "algorithm.h"
 #include "der.h"
 #include "spiffe_id.h"
-
-#define CS_SPIRE_KEY_MAX 8192 /* bytes of a PKCS #8 key; RSA-4096 has some 2,400 */
 
 /* DER certificates one after the other, without padding (SPIFFE Workload API 5.2.1), into slices of blob. An empty blob is
  * none. Reasons: CERTIFICATE_MALFORMED, TOO_MANY (more than max). */
@@ -25,10 +22,6 @@ struct cs_spire_chain {
 };
 /* cert and n of ret are filled already. Reasons: as cs_profile_leaf, CHAIN_TOO_LARGE. */
 CS_MUST_USE int cs_spire_chain_read(struct cs_spire_chain *ret, struct cs_error *e);
-/* PKCS #8, and the key of that chain's leaf. EVP_PKEY_free it. */
-CS_MUST_USE int cs_spire_key_read(
-	const struct cs_spire_chain *chain, const ProtobufCBinaryData *pkcs8, EVP_PKEY **ret, struct cs_error *e);
-
 /* "spiffe://example.org" or "example.org", to the name alone, checked (SPIRE sends the former, the standard's text allows
  * both). NULL: it is neither. */
 const char *cs_spire_trust_domain(const char *name);

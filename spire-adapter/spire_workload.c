@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "instance.h"
+#include "spire_key.h"
 #include "workload.pb-c.h"
 
 struct cs_spire_workload {
@@ -33,7 +34,8 @@ static int read_own(const X509SVID *in, struct cs_spire_own *own, struct cs_erro
 	if ((r = cs_spire_split((struct cs_der){in->x509_svid.data, in->x509_svid.len}, own->chain.cert, CS_CHAIN_MAX,
 		     &own->chain.n, e)) < 0 ||
 		(r = cs_spire_chain_read(&own->chain, e)) < 0 ||
-		(r = cs_spire_key_read(&own->chain, &in->x509_svid_key, &own->key, e)) < 0)
+		(r = cs_spire_key_read((struct cs_der){in->x509_svid_key.data, in->x509_svid_key.len}, own->chain.spki,
+			 &own->key, e)) < 0)
 		return r;
 	if (strcmp(own->chain.id.text, in->spiffe_id) != 0)
 		r = cs_error_reason(

@@ -5,6 +5,7 @@
 
 #include "grpc.h"
 #include "loop.h"
+#include <openssl/evp.h>
 #include "spire_svid.h"
 
 #define CS_SPIRE_OWN_MAX        64 /* SVIDs in one message; more is refused: some entry matches too much */

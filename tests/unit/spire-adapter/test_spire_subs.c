@@ -284,7 +284,7 @@ static void test_an_unusable_svid_leaves_the_old_one(void **state)
 
 /* ---- many ---- */
 
-static void test_never_more_than_64_wait(void **state)
+static void test_never_more_than_a_few_wait(void **state)
 {
 	struct fixture *f = *state;
 	for (uint32_t i = 0; i < MANY; i++)
@@ -507,7 +507,7 @@ int main(void)
 		TEST(test_another_spiffe_id_is_not_ours),
 		TEST(test_an_expired_svid_is_no_svid_and_no_withdrawal),
 		TEST(test_an_unusable_svid_leaves_the_old_one),
-		TEST(test_never_more_than_64_wait),
+		TEST(test_never_more_than_a_few_wait),
 		TEST(test_stopped_while_it_waits_makes_room),
 		TEST(test_an_entry_that_cannot_be_signed_gives_its_place_up),
 		TEST(test_a_wedged_agent_is_told_apart),

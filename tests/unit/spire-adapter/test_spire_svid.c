@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 #include "ca.h"
+#include "spire_key.h"
 #include "spire_svid.h"
 
 #define NOW 1700000000
@@ -104,8 +105,8 @@ static void reads_a_chain_and_its_key(void **state)
 	assert_string_equal(chain.id.text, ID);
 	assert_int_equal(chain.not_after_unix_s, f->one.not_after_unix_s);
 	assert_int_equal(chain.not_before_unix_s, NOW - CS_CA_BACKDATE_S);
-	const ProtobufCBinaryData right = {f->pkcs8_len, f->pkcs8};
-	assert_int_equal(cs_spire_key_read(&chain, &right, &key, &e), 0);
+	const struct cs_der right = {f->pkcs8, f->pkcs8_len};
+	assert_int_equal(cs_spire_key_read(right, chain.spki, &key, &e), 0);
 	assert_int_equal(EVP_PKEY_eq(key, f->one.key), 1);
 	EVP_PKEY_free(key);
 }
@@ -120,12 +121,45 @@ static void refuses_other_keys(void **state)
 	assert_int_equal(cs_spire_chain_read(&chain, &e), 0);
 	size_t n = key_der(f->two.key, &other);
 	memcpy(more, f->pkcs8, f->pkcs8_len);
-	const ProtobufCBinaryData wrong[] = {{n, other}, {0, NULL}, {f->pkcs8_len - 1, f->pkcs8},
-		{f->pkcs8_len + 1, more}, {f->leaf_len, f->leaf}, {CS_SPIRE_KEY_MAX + 1, f->pkcs8}};
+	const struct cs_der wrong[] = {{other, n}, {NULL, 0}, {f->pkcs8, f->pkcs8_len - 1}, {more, f->pkcs8_len + 1},
+		{f->leaf, f->leaf_len}, {f->pkcs8, CS_SPIRE_KEY_MAX + 1}};
 	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
-		assert_true(cs_spire_key_read(&chain, &wrong[i], &key, &e) < 0);
+		assert_true(cs_spire_key_read(wrong[i], chain.spki, &key, &e) < 0);
 	OPENSSL_free(other);
 	free(more);
+}
+
+/* A key of any type against its own SubjectPublicKeyInfo and another's. */
+static void reads_keys_of_all_types(void **state)
+{
+	(void)state;
+	static const char *const types[][2] = {{"EC", "P-256"}, {"EC", "P-384"}, {"RSA", NULL}};
+	for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
+		EVP_PKEY *key[2], *got;
+		uint8_t *pkcs8 = NULL, *spki[2] = {NULL, NULL};
+		int spki_len[2];
+		struct cs_error e;
+		for (int k = 0; k < 2; k++) {
+			key[k] = types[i][1] ? EVP_PKEY_Q_keygen(NULL, NULL, "EC", types[i][1])
+					     : EVP_PKEY_Q_keygen(NULL, NULL, "RSA", (size_t)2048);
+			assert_non_null(key[k]);
+			spki_len[k] = i2d_PUBKEY(key[k], &spki[k]);
+		}
+		size_t n = key_der(key[0], &pkcs8);
+		const struct cs_der in = {pkcs8, n}, right = {spki[0], (size_t)spki_len[0]},
+				    wrong = {spki[1], (size_t)spki_len[1]};
+		assert_int_equal(cs_spire_key_read(in, right, &got, &e), 0);
+		assert_int_equal(EVP_PKEY_eq(got, key[0]), 1);
+		EVP_PKEY_free(got);
+		assert_true(cs_spire_key_read(in, wrong, &got, &e) < 0);
+		for (size_t cut = 0; cut < in.len; cut += 7)
+			assert_true(cs_spire_key_read((struct cs_der){pkcs8, cut}, right, &got, &e) < 0);
+		OPENSSL_free(pkcs8);
+		for (int k = 0; k < 2; k++) {
+			OPENSSL_free(spki[k]);
+			EVP_PKEY_free(key[k]);
+		}
+	}
 }
 
 static void refuses_other_chains(void **state)
@@ -163,6 +197,7 @@ int main(void)
 		TEST(reads_a_chain_and_its_key),
 		TEST(refuses_other_keys),
 		TEST(refuses_other_chains),
+		cmocka_unit_test(reads_keys_of_all_types),
 		cmocka_unit_test(names_of_trust_domains),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
