@@ -10,8 +10,8 @@
 
 struct node {
 	char *name;
-	bool listed, self; /* listed: the directory has a record of it */
-	bool written, changed;   /* cs_node */
+	bool listed, self;     /* listed: the directory has a record of it */
+	bool written, changed; /* cs_node */
 	bool dirty;
 	bool has_id;
 	uint16_t id, port;
