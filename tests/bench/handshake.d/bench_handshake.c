@@ -15,8 +15,8 @@
 #include "signer_process.h"
 #include "tls_side.h"
 
-#define ROUNDS      15
-#define EACH        100
+#define ROUNDS      151
+#define EACH        10
 #define DOMAIN_NAME "example.org"
 
 static const uint32_t identity[2] = {300, 301};
