@@ -107,10 +107,19 @@ def signal_group(group, number):
         pass
 
 
+def left_in(group):
+    """Who is still there a second later: what ends together with its parent (a symbolizer) may take a moment."""
+    for _ in range(10):
+        if not in_group(group):
+            return []
+        time.sleep(0.1)
+    return in_group(group)
+
+
 def wait_end(p, timeout, trouble):
     try:
         code = p.wait(timeout)
-        if left := in_group(p.pid):
+        if left := left_in(p.pid):
             trouble.append(f"left running: {', '.join(left)}")
         return code
     except subprocess.TimeoutExpired:
@@ -266,7 +275,7 @@ def fuzz_one(tally, name, seconds):
     with tempfile.TemporaryDirectory(prefix="cs-fuzz-") as work:
         plain(tally, f"fuzz {name} for {seconds} s",
               [f"build/fuzz/fuzz/fuzz_{name}", f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=2048",
-               "-verbosity=0", "-print_final_stats=1", f"-artifact_prefix={work}/", work, *corpora],
+               "-verbosity=0", "-print_final_stats=1", "-print_funcs=0", f"-artifact_prefix={work}/", work, *corpora],
               {"ASAN_OPTIONS": "detect_leaks=1", "UBSAN_OPTIONS": "print_stacktrace=1"},
               timeout=int(seconds) + TIMEOUT_S)
 
