@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <countersign/identities.h>
 #include <countersign/maps.h>
 #include <countersign/v1/auth.pb-c.h>
 #include "client.h"
@@ -178,10 +179,7 @@ static void put_direction(const struct cs_cli *cli, const char *name, const json
 static void put_remote(const struct cs_cli *cli, const json_t *d)
 {
 	long long identity = json_integer_value(json_object_get(d, "remote"));
-	const char *name = identity == CS_ID_HOST          ? "host"
-			   : identity == CS_ID_WORLD       ? "world"
-			   : identity == CS_ID_REMOTE_NODE ? "remote-node"
-							   : NULL;
+	const char *name = identity < CS_ID_FIRST_AUTH ? cs_id_name((uint32_t)identity) : NULL;
 	if (name) {
 		fputs(name, cli->out);
 		return;

@@ -8,6 +8,7 @@
 #include "labels.h"
 #include "loop.h"
 #include "identity_limits.h"
+#include "numbers.h"
 #include "placement.h"
 #include "settings.h"
 
@@ -16,6 +17,7 @@ struct cs_core;
 struct cs_core_config { /* borrowed while the core lives */
 	const char *store_path, *trust_domain, *spiffe_id_template;
 	int64_t quarantine_ms;
+	const struct cs_numbers *numbers;
 	const struct cs_clock *clock; /* NULL: the system's */
 	enum cs_authority_kind authority;
 	const char *placement_file; /* static */

@@ -25,6 +25,7 @@ struct cs_identityd {
 	const struct cs_identityd_config *config;
 	char state_dir[CS_PATH], store_path[CS_PATH], registrations_dir[CS_PATH];
 	char *template, hostname[CS_NODE_NAME_BYTES + 1];
+	struct cs_numbers numbers;
 	struct cs_tls *tls;
 	struct cs_tls_watch *tls_watch;
 	/* cluster role */
@@ -121,11 +122,15 @@ static int start_cluster(struct cs_identityd *d, struct cs_error *e)
 		d->template = cs_xstrdup(c->spiffe_id_template);
 	else if (asprintf(&d->template, "spiffe://%s/identity/{id}", c->trust_domain) < 0)
 		return cs_error_set(e, -ENOMEM, "out of memory");
+	int r = cs_identityd_numbers(c, &d->numbers, e);
+	if (r < 0)
+		return r;
 	struct cs_cluster_options options = {.loop = &d->daemon->loop,
 		.core = {.store_path = d->store_path,
 			.trust_domain = c->trust_domain,
 			.spiffe_id_template = d->template,
 			.quarantine_ms = c->address_quarantine_ms,
+			.numbers = &d->numbers,
 			.clock = d->daemon->loop.clock,
 			.authority = (enum cs_authority_kind)c->placement_authority,
 			.placement_file = c->placement_file,
@@ -331,6 +336,7 @@ void cs_identityd_free(struct cs_identityd *d)
 	cs_cluster_free(d->cluster);
 	cs_tls_watch_free(d->tls_watch);
 	cs_tls_free(d->tls);
+	cs_numbers_fini(&d->numbers);
 	free(d->template);
 	free(d);
 }

@@ -4,6 +4,7 @@
 
 #include "daemon.h"
 #include "node.h"
+#include "numbers.h"
 #include "placement.h"
 
 enum cs_role_choice { CS_RUN_ALL, CS_RUN_NODE };
@@ -17,6 +18,9 @@ struct cs_identityd_config {
 	int64_t node_port;
 	int node_path;
 	char *cluster_listen, *cluster_server;
+	int64_t cluster_id;
+	int cluster_max; /* index into the choices: 255, 511 */
+	struct cs_strings cluster_domains, identity_fixed;
 	char *tls_cert, *tls_key, *tls_bundle;
 	char *policy_dir;
 	int placement_authority; /* enum cs_authority_kind */
@@ -35,5 +39,9 @@ void cs_identityd_free(struct cs_identityd *d); /* after the loop has ended; NUL
 /* Addresses of node.addresses. */
 CS_MUST_USE int cs_identityd_addresses(const struct cs_identityd_config *config, struct cs_ip ret[CS_NODE_ADDRS_MAX],
 	size_t *ret_n, struct cs_error *e);
+
+/* cluster.id and what goes with it, identity.fixed. */
+CS_MUST_USE int cs_identityd_numbers(
+	const struct cs_identityd_config *config, struct cs_numbers *ret, struct cs_error *e);
 
 #endif

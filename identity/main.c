@@ -8,6 +8,7 @@
 #include "store.h"
 
 static const char *const roles[] = {"all", "node", NULL};
+static const char *const clusters[] = {"255", "511", NULL};
 static const char *const authorities[] = {"self", "static", NULL};
 
 #define C struct cs_identityd_config
@@ -29,6 +30,22 @@ static const struct cs_setting settings[] = {
 	CS_SET_STRING(C, cluster_listen, "cluster.listen", "[::]:4251", 1, 255,
 		"Where the cluster role serves other nodes, if tls.cert is set"),
 	CS_SET_STRING(C, cluster_server, "cluster.server", "", 0, 255, "HOST:PORT of the cluster role; role node"),
+	CS_SET_INT(C, cluster_id, "cluster.id", "0", 0, 511, NULL,
+		"Number of this cluster among those that know each other; identities of cluster N begin at N shifted "
+		"left "
+		"by 16 bits (15 with cluster.max_clusters 511); 0: a cluster of its own, identities from 256; cannot "
+		"be "
+		"changed once identities were given; role all"),
+	CS_SET_ENUM(C, cluster_max, "cluster.max_clusters", "255", clusters,
+		"How many clusters there can be: 255 of 65536 identities each, or 511 of 32768; the same in all of "
+		"them; "
+		"role all"),
+	CS_SET_LIST(C, cluster_domains, "cluster.trust_domains", "", 0, 511,
+		"CLUSTER=TRUST_DOMAIN of other clusters: an identity of their range from another trust domain is "
+		"trust-domain-mismatch; role all"),
+	CS_SET_LIST(C, identity_fixed, "identity.fixed", "", 0, 128,
+		"NUMBER=NAME, user-reserved identities from 128 to 255: endpoints with the label "
+		"io.cilium.fixed-identity=NAME get that number; role all"),
 	CS_SET_PATH(C, tls_cert, "tls.cert", "", 0,
 		"Certificate chain for mTLS: of spiffe://TRUST_DOMAIN/countersign/identityd in role all, of "
 		"spiffe://TRUST_DOMAIN/countersign/node/NAME in role node"),
@@ -77,12 +94,26 @@ int cs_identityd_addresses(
 	return r < 0 ? cs_error_prefix(e, "node.addresses") : 0;
 }
 
+int cs_identityd_numbers(const struct cs_identityd_config *c, struct cs_numbers *ret, struct cs_error *e)
+{
+	const struct cs_numbers_config config = {.cluster_id = c->cluster_id,
+		.clusters_max = c->cluster_max == 0 ? 255 : 511,
+		.trust_domain = c->trust_domain,
+		.domains = c->cluster_domains,
+		.fixed = c->identity_fixed};
+	return cs_numbers_init(ret, &config, e);
+}
+
 static int check_all(const struct cs_identityd_config *c, struct cs_error *e)
 {
 	if (!c->trust_domain[0])
 		return cs_error_set(e, -EINVAL, "trust_domain is not set; for example --set trust_domain=example.org");
 	if (cs_trust_domain_check(c->trust_domain, strlen(c->trust_domain), e) < 0)
 		return cs_error_prefix(e, "trust_domain");
+	struct cs_numbers numbers;
+	if (cs_identityd_numbers(c, &numbers, e) < 0)
+		return e->code;
+	cs_numbers_fini(&numbers);
 	if (c->spiffe_id_template[0] && cs_spiffe_template_check(c->spiffe_id_template, c->trust_domain, e) < 0)
 		return cs_error_prefix(e, "spiffe_id_template");
 	if (c->placement_authority == CS_AUTHORITY_STATIC && !c->placement_file[0])
@@ -104,6 +135,9 @@ static int check_node(const struct cs_identityd_config *c, struct cs_error *e)
 		return cs_error_set(e, -EINVAL, "node.addresses is not set: where do other nodes reach this one?");
 	if (c->policy_dir[0] || c->placement_file[0])
 		return cs_error_set(e, -EINVAL, "policy.dir and placement.file are for role all");
+	if (c->cluster_id != 0 || c->cluster_domains.n > 0 || c->identity_fixed.n > 0)
+		return cs_error_set(
+			e, -EINVAL, "cluster.id, cluster.trust_domains and identity.fixed are for role all");
 	return 0;
 }
 

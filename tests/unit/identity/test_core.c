@@ -15,6 +15,7 @@
 
 static char dir[] = "/tmp/countersign-core-XXXXXX", store[64], placement[64], policies[64], policy[80];
 static struct cs_core_config config;
+static struct cs_numbers numbers;
 static struct cs_core *core;
 static struct cs_directory *directory;
 
@@ -60,11 +61,16 @@ static void remove_store(void)
 
 static int setup(void **state)
 {
+	const struct cs_numbers_config own = {.clusters_max = 255, .trust_domain = "example.org"};
+	struct cs_error e;
 	(void)state;
 	remove_store();
+	cs_numbers_fini(&numbers);
+	assert_int_equal(cs_numbers_init(&numbers, &own, &e), 0);
 	config = (struct cs_core_config){.store_path = store,
 		.trust_domain = "example.org",
 		.spiffe_id_template = "spiffe://example.org/identity/{id}",
+		.numbers = &numbers,
 		.placement_file = placement,
 		.policy_dir = policies};
 	return 0;
