@@ -1,5 +1,5 @@
 /* gRPC over HTTP/2 (nghttp2) on the daemon's one loop: server and client, Unix sockets and TCP with mTLS, unary and
- * server-streaming calls. Messages are protobuf-c's. Wire format: gRPC's PROTOCOL-HTTP2.md.
+ * server-streaming calls; the client also makes calls whose requests are a stream. Messages are protobuf-c's. Wire format: gRPC's PROTOCOL-HTTP2.md.
  *
  * Rules that hold everywhere here:
  * - No function calls one of your callbacks before it returns; callbacks come from the loop. A callback may call any
@@ -52,6 +52,7 @@ struct cs_grpc_status {
 	enum cs_grpc_code code;
 	enum cs_reason reason;             /* CS_R_NONE: none was said */
 	char message[CS_GRPC_STATUS_TEXT]; /* UTF-8, decoded; may be empty */
+	bool untouched; /* client: the server surely did nothing for it: it never got there, or was turned away unseen */
 };
 
 /* "DEADLINE_EXCEEDED"; unknown numbers give "UNKNOWN". */
@@ -100,6 +101,9 @@ struct cs_grpc_tls {
 	 * name (not empty), or an error, and the connection is closed. */
 	int (*peer)(const STACK_OF(X509) * chain, char name[CS_GRPC_PEER_NAME], void *data, struct cs_error *e);
 	void *data;
+	/* Client, for servers that are known by a DNS name or an address and not by a SPIFFE ID: the certificate must have it,
+	 * and a name is sent as SNI. NULL: `peer` alone decides. Borrowed. */
+	const char *server_name;
 };
 
 /* ---- server ---------------------------------------------------------------------------------------------------- */
@@ -231,6 +235,7 @@ enum cs_grpc_state {
 struct cs_grpc_channel_options {
 	const char *target;            /* "unix:/path", "HOST:PORT", "[::1]:4251"; a name is resolved off the loop */
 	const struct cs_grpc_tls *tls; /* needed for TCP, refused for unix: */
+	bool plain; /* TCP without TLS: whoever sets it has made sure that it stays on this machine */
 	struct cs_grpc_limits limits;
 	int64_t backoff_min_ms, backoff_max_ms; /* 0: the defaults */
 	/* Stay connected: connect at once, and again after a loss, without a call that asks for it. */
@@ -256,13 +261,18 @@ void cs_grpc_channel_reset(struct cs_grpc_channel *channel);
  * name that is being resolved. */
 void cs_grpc_channel_close(struct cs_grpc_channel *channel, void (*closed)(void *data), void *data);
 
+#define CS_GRPC_FIELDS_MAX 4
+struct cs_grpc_field {
+	const char *name, *value;
+};
 struct cs_grpc_call_options {
 	int64_t timeout_ms; /* 0: none. Sent as grpc-timeout, and kept on this side too */
 	/* Wait for a connection until the timeout. False: fail with UNAVAILABLE when connecting fails, or at once in
 	 * BACKOFF. */
 	bool wait;
-	/* One field of metadata more, both static strings, the name in lower case; NULL: none. */
-	const char *header, *header_value;
+	/* More metadata, copied; names in lower case. Never put into HPACK's table: a value may be a secret. */
+	const struct cs_grpc_field *fields;
+	size_t nfields;
 };
 
 /* reply is of the output type that the descriptor names; NULL unless the status is OK. */
@@ -271,7 +281,7 @@ typedef void cs_grpc_on_message(struct cs_grpc_client_call *call, const Protobuf
 typedef void cs_grpc_on_done(const struct cs_grpc_status *status, void *data);
 
 /* options may be NULL (no timeout, no wait); ret_call may be NULL. The handle lives until the reply callback returns.
- * -EINVAL: no such method; -EMSGSIZE; -ENOBUFS: calls_max; -ESHUTDOWN: the channel is closed. */
+ * -EINVAL: no such method, too many fields; -EMSGSIZE; -ENOBUFS: calls_max; -ESHUTDOWN: the channel is closed. */
 CS_MUST_USE int cs_grpc_unary(struct cs_grpc_channel *channel, const ProtobufCServiceDescriptor *service,
 	const char *method, const ProtobufCMessage *in, const struct cs_grpc_call_options *options,
 	cs_grpc_on_reply *on_reply, void *data, struct cs_grpc_client_call **ret_call, struct cs_error *e);
@@ -280,6 +290,25 @@ CS_MUST_USE int cs_grpc_stream(struct cs_grpc_channel *channel, const ProtobufCS
 	const char *method, const ProtobufCMessage *in, const struct cs_grpc_call_options *options,
 	cs_grpc_on_message *on_message, cs_grpc_on_done *on_done, void *data, struct cs_grpc_client_call **ret_call,
 	struct cs_error *e);
+/* A call whose requests are a stream, whatever its answers are: one that the .proto calls client-streaming gives its one
+ * answer to on_message. It opens without a message and is never tried again by itself. on_drain (may be NULL): the queue has
+ * room again after CS_GRPC_FULL. The handle lives until on_done returns. */
+struct cs_grpc_stream_events {
+	cs_grpc_on_message *on_message;
+	void (*on_drain)(struct cs_grpc_client_call *call, void *data);
+	cs_grpc_on_done *on_done;
+};
+CS_MUST_USE int cs_grpc_open(struct cs_grpc_channel *channel, const ProtobufCServiceDescriptor *service,
+	const char *method, const struct cs_grpc_call_options *options, const struct cs_grpc_stream_events *events,
+	void *data, struct cs_grpc_client_call **ret_call, struct cs_error *e);
+/* Queue one request, also before there is a connection. 0; CS_GRPC_FULL: it is queued, and no more please before on_drain;
+ * -EMSGSIZE, -ENOBUFS (queue_max), -ENOMEM: not queued, the call is open; -EPIPE: the call is over, or this side said that
+ * it was done. The queue empties as fast as the server reads. */
+CS_MUST_USE int cs_grpc_client_send(struct cs_grpc_client_call *call, const ProtobufCMessage *message);
+/* Bytes queued and not yet in HTTP/2 frames. */
+size_t cs_grpc_client_queued(const struct cs_grpc_client_call *call);
+/* No more requests: after what is queued the server sees the end of the stream. Answers go on coming. Twice is nothing. */
+void cs_grpc_client_half_close(struct cs_grpc_client_call *call);
 /* While paused no message is delivered and the window fills up: the server waits. The status waits behind the messages;
  * the timeout and cancel do not. */
 void cs_grpc_client_pause(struct cs_grpc_client_call *call);

@@ -93,9 +93,9 @@ int cs_grpc_channel_new(struct cs_loop *loop, const struct cs_grpc_channel_optio
 		channel->options.backoff_max_ms = CS_GRPC_BACKOFF_MAX_MS;
 	channel->next_ms = channel->attempt_ms = channel->idle_ms = INT64_MAX;
 	int r = parse_target(channel, options->target, e);
-	if (r == 0 && channel->tcp != (options->tls != NULL))
+	if (r == 0 && (channel->tcp && !options->plain) != (options->tls != NULL))
 		r = cs_error_set(e, -EINVAL,
-			channel->tcp ? "%s: TCP is spoken with TLS only" : "%s: no TLS on a Unix socket",
+			options->tls ? "%s: no TLS on a Unix socket" : "%s: TCP is spoken with TLS only",
 			options->target);
 	if (r < 0) {
 		free(channel);

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <openssl/crypto.h>
 
 static struct cs_grpc_client_call **list_of(struct cs_grpc_channel *channel, enum call_place place)
 {
@@ -26,17 +27,27 @@ static void move(struct cs_grpc_client_call *call, enum call_place place)
 static void free_call(struct cs_grpc_client_call *call)
 {
 	cs_grpc_deframer_fini(&call->in);
+	cs_grpc_queue_fini(&call->out);
 	cs_grpc_unpack_free(call->reply);
 	free(call->request);
+	for (size_t i = 0; i < call->nfields; i++) {
+		char *value = (char *)(uintptr_t)call->fields[i].value;
+		OPENSSL_cleanse(value, strlen(value));
+		free(value);
+		free((char *)(uintptr_t)call->fields[i].name);
+	}
 	free(call->held);
 	free(call);
 }
 
 static int check_call(const struct cs_grpc_channel *channel, const ProtobufCServiceDescriptor *service,
-	const char *method, const ProtobufCMethodDescriptor **ret_method, struct cs_error *e)
+	const char *method, const struct cs_grpc_call_options *options, const ProtobufCMethodDescriptor **ret_method,
+	struct cs_error *e)
 {
 	if (channel->closing)
 		return cs_error_set(e, -ESHUTDOWN, "the channel to %s is closed", channel->name);
+	if (options && options->nfields > CS_GRPC_FIELDS_MAX)
+		return cs_error_set(e, -EINVAL, "a call has at most %d fields of metadata more", CS_GRPC_FIELDS_MAX);
 	*ret_method = protobuf_c_service_descriptor_get_method_by_name(service, method);
 	if (!*ret_method || 2 + strlen(service->name) + strlen(method) > CS_GRPC_PATH_MAX)
 		return cs_error_set(e, -EINVAL, "service %s has no method %s", service->name, method);
@@ -46,32 +57,42 @@ static int check_call(const struct cs_grpc_channel *channel, const ProtobufCServ
 	return 0;
 }
 
-static int start(struct cs_grpc_channel *channel, const ProtobufCServiceDescriptor *service, const char *method,
-	const ProtobufCMessage *in, const struct cs_grpc_call_options *options, struct cs_grpc_client_call **ret_call,
-	struct cs_error *e)
+static int take_fields(struct cs_grpc_client_call *call, const struct cs_grpc_call_options *options, struct cs_error *e)
+{
+	for (size_t i = 0; i < options->nfields; i++) {
+		char *name = strdup(options->fields[i].name), *value = strdup(options->fields[i].value);
+		if (!name || !value) {
+			free(name);
+			free(value);
+			return cs_error_set(e, -ENOMEM, "no memory for a call");
+		}
+		call->fields[call->nfields++] = (struct cs_grpc_field){.name = name, .value = value};
+	}
+	return 0;
+}
+
+int cs_grpc_client_start(struct cs_grpc_channel *channel, const ProtobufCServiceDescriptor *service, const char *method,
+	const struct cs_grpc_call_options *options, struct cs_grpc_client_call **ret_call, struct cs_error *e)
 {
 	const ProtobufCMethodDescriptor *descriptor = NULL;
-	struct cs_grpc_packet *request;
-	int r = check_call(channel, service, method, &descriptor, e);
-	if (r == 0)
-		r = cs_grpc_pack(in, channel->options.limits.message_max, &request, e);
+	int r = check_call(channel, service, method, options, &descriptor, e);
 	if (r < 0)
 		return r;
 	struct cs_grpc_client_call *call = calloc(1, sizeof(*call));
-	if (!call) {
-		free(request);
+	if (!call)
 		return cs_error_set(e, -ENOMEM, "no memory for a call");
+	r = options ? take_fields(call, options, e) : 0;
+	if (r < 0) {
+		free_call(call);
+		return r;
 	}
 	call->channel = channel;
-	call->request = request;
 	call->type = descriptor->output;
 	call->deadline_ms = INT64_MAX;
 	snprintf(call->path, sizeof(call->path), "/%s/%s", service->name, method);
 	cs_grpc_deframer_init(&call->in, channel->options.limits.message_max);
 	if (options) {
 		call->wait = options->wait;
-		call->header = options->header;
-		call->header_value = options->header_value;
 		if (options->timeout_ms > 0)
 			call->deadline_ms = cs_loop_mono_ms(channel->loop) + options->timeout_ms;
 	}
@@ -83,6 +104,23 @@ static int start(struct cs_grpc_channel *channel, const ProtobufCServiceDescript
 	cs_grpc_channel_wake(channel);
 	*ret_call = call;
 	return 0;
+}
+
+/* With its one request. */
+static int start(struct cs_grpc_channel *channel, const ProtobufCServiceDescriptor *service, const char *method,
+	const ProtobufCMessage *in, const struct cs_grpc_call_options *options, struct cs_grpc_client_call **ret_call,
+	struct cs_error *e)
+{
+	struct cs_grpc_packet *request;
+	int r = cs_grpc_pack(in, channel->options.limits.message_max, &request, e);
+	if (r < 0)
+		return r;
+	r = cs_grpc_client_start(channel, service, method, options, ret_call, e);
+	if (r < 0)
+		free(request);
+	else
+		(*ret_call)->request = request;
+	return r;
 }
 
 int cs_grpc_unary(struct cs_grpc_channel *channel, const ProtobufCServiceDescriptor *service, const char *method,
@@ -125,30 +163,37 @@ static ssize_t read_request(nghttp2_session *session, int32_t stream, uint8_t *o
 	(void)source;
 	(void)data;
 	struct cs_grpc_client_call *call = nghttp2_session_get_stream_user_data(session, stream);
+	if (call && call->open)
+		return cs_grpc_open_read(call, out, room, flags);
 	if (!call || !call->request)
 		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
 	size_t left = call->request->size - call->request_sent, n = left < room ? left : room;
 	memcpy(out, call->request->bytes + call->request_sent, n);
 	call->request_sent += n;
-	if (n == left)
+	if (n == left) {
+		call->request_done = true;
 		*flags |= NGHTTP2_DATA_FLAG_EOF;
+	}
 	return (ssize_t)n;
 }
 
 static void submit(struct client_conn *conn, struct cs_grpc_client_call *call)
 {
 	char timeout[16];
-	nghttp2_nv nv[10] = {cs_grpc_nv(":method", "POST"), cs_grpc_nv(":scheme", conn->h.tls ? "https" : "http"),
-		cs_grpc_nv(":path", call->path), cs_grpc_nv(":authority", call->channel->authority),
-		cs_grpc_nv("te", "trailers"), cs_grpc_nv("content-type", "application/grpc"),
-		cs_grpc_nv("grpc-accept-encoding", "identity"), cs_grpc_nv("user-agent", "countersign/" CS_VERSION)};
+	nghttp2_nv nv[9 + CS_GRPC_FIELDS_MAX] = {cs_grpc_nv(":method", "POST"),
+		cs_grpc_nv(":scheme", conn->h.tls ? "https" : "http"), cs_grpc_nv(":path", call->path),
+		cs_grpc_nv(":authority", call->channel->authority), cs_grpc_nv("te", "trailers"),
+		cs_grpc_nv("content-type", "application/grpc"), cs_grpc_nv("grpc-accept-encoding", "identity"),
+		cs_grpc_nv("user-agent", "countersign/" CS_VERSION)};
 	size_t n = 8;
 	if (call->deadline_ms != INT64_MAX) {
 		cs_grpc_timeout_format(call->deadline_ms - cs_loop_mono_ms(call->channel->loop), timeout);
 		nv[n++] = cs_grpc_nv("grpc-timeout", timeout);
 	}
-	if (call->header)
-		nv[n++] = cs_grpc_nv(call->header, call->header_value);
+	for (size_t i = 0; i < call->nfields; i++) {
+		nv[n] = cs_grpc_nv(call->fields[i].name, call->fields[i].value);
+		nv[n++].flags = NGHTTP2_NV_FLAG_NO_INDEX;
+	}
 	const nghttp2_data_provider provider = {.read_callback = read_request};
 	int32_t stream = nghttp2_submit_request(conn->h.session, NULL, nv, n, &provider, call);
 	if (stream < 0) {
@@ -158,6 +203,7 @@ static void submit(struct client_conn *conn, struct cs_grpc_client_call *call)
 	call->conn = conn;
 	call->stream = stream;
 	call->request_sent = 0;
+	call->request_done = false;
 	conn->ncalls++;
 	move(call, CALL_RUNNING);
 	cs_http2_wake(&conn->h);
@@ -215,6 +261,7 @@ void cs_grpc_client_end(struct cs_grpc_client_call *call, enum cs_grpc_code code
 		return;
 	call->status.code = code;
 	call->status.reason = CS_R_NONE;
+	call->status.untouched = call->place == CALL_WAITING;
 	va_list args;
 	va_start(args, fmt);
 	vsnprintf(call->status.message, sizeof(call->status.message), fmt, args);
@@ -338,6 +385,14 @@ void cs_grpc_client_callbacks(struct cs_grpc_channel *channel)
 		if (call) {
 			call->resumed = false;
 			cs_grpc_response_resume(call);
+		}
+	} while (call);
+	do {
+		DL_SEARCH_SCALAR(channel->running, call, drain_due, true);
+		if (call) {
+			call->drain_due = false;
+			if (call->on_drain && !call->ended)
+				call->on_drain(call, call->data);
 		}
 	} while (call);
 	while (channel->done)

@@ -65,11 +65,16 @@ struct cs_grpc_client_call {
 	int32_t stream;
 	char path[CS_GRPC_PATH_MAX + 1];
 	const ProtobufCMessageDescriptor *type; /* of answers */
-	struct cs_grpc_packet *request;         /* kept until headers come, for one more try */
+	struct cs_grpc_packet *request;         /* of a call with one: kept for one more try */
 	size_t request_sent;
+	struct cs_grpc_queue out; /* of cs_grpc_open */
+	bool open;                /* made by cs_grpc_open */
+	bool full, drain_due, half_closed, deferred;
+	bool request_done; /* nghttp2 has the end of the request */
 	int64_t deadline_ms;
 	bool wait, retried, unary, first;
-	const char *header, *header_value; /* of the options; static */
+	struct cs_grpc_field fields[CS_GRPC_FIELDS_MAX]; /* ours */
+	size_t nfields;
 	/* the answer */
 	int http_status;
 	size_t headers_bytes;
@@ -83,6 +88,7 @@ struct cs_grpc_client_call {
 	ProtobufCMessage *reply; /* unary */
 	cs_grpc_on_reply *on_reply;
 	cs_grpc_on_message *on_message;
+	void (*on_drain)(struct cs_grpc_client_call *call, void *data);
 	cs_grpc_on_done *on_done;
 	void *data;
 };
@@ -103,12 +109,20 @@ void cs_grpc_client_conn_lost(struct client_conn *conn, const struct cs_error *w
 void cs_grpc_client_fail_waiting(struct cs_grpc_channel *channel, const struct cs_error *why);
 void cs_grpc_client_cancel_all(struct cs_grpc_channel *channel);
 int64_t cs_grpc_client_due(struct cs_grpc_channel *channel, int64_t now_ms); /* ends the overdue; when to look again */
-void cs_grpc_client_callbacks(struct cs_grpc_channel *channel); /* messages of the resumed, and final callbacks */
+void cs_grpc_client_callbacks(struct cs_grpc_channel *channel); /* of the resumed, the drained and the done */
+/* A call without a request yet; its callbacks are the caller's to fill in. */
+CS_MUST_USE int cs_grpc_client_start(struct cs_grpc_channel *channel, const ProtobufCServiceDescriptor *service,
+	const char *method, const struct cs_grpc_call_options *options, struct cs_grpc_client_call **ret_call,
+	struct cs_error *e);
 /* The call is over by our own doing; its stream, if there is one, is reset. The callback comes from the loop. */
 void cs_grpc_client_end(struct cs_grpc_client_call *call, enum cs_grpc_code code, const char *fmt, ...) CS_PRINTF(3, 4);
 void cs_grpc_client_detach(struct cs_grpc_client_call *call, bool reset); /* let go of its stream */
 void cs_grpc_client_settle(struct cs_grpc_client_call *call);             /* `ended`: final, unless messages are held */
 void cs_grpc_client_retry(struct cs_grpc_client_call *call);              /* the server did not look at it: once more */
+
+/* grpc_open.c */
+/* nghttp2 wants bytes of the request of an open call; as its nghttp2_data_source_read_callback. */
+ssize_t cs_grpc_open_read(struct cs_grpc_client_call *call, uint8_t *out, size_t room, uint32_t *flags);
 
 /* grpc_response.c */
 int cs_grpc_response_session(struct client_conn *conn, struct cs_error *e);

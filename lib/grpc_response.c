@@ -210,7 +210,7 @@ static void end_of_response(struct cs_grpc_client_call *call)
 			"the server ended the call without a status");
 	}
 	/* Its request may still be on the way; the server does not want the rest. */
-	cs_grpc_client_detach(call, call->request && call->request_sent < call->request->size);
+	cs_grpc_client_detach(call, !call->request_done);
 	call->ended = true;
 	cs_grpc_client_settle(call);
 }
@@ -247,7 +247,7 @@ static int on_stream_close(nghttp2_session *session, int32_t stream, uint32_t er
 	if (!call)
 		return 0;
 	cs_grpc_client_detach(call, false);
-	if (error == NGHTTP2_REFUSED_STREAM && !call->headers_done && !call->retried) {
+	if (error == NGHTTP2_REFUSED_STREAM && !call->headers_done && !call->retried && !call->open) {
 		cs_grpc_client_retry(call);
 		return 0;
 	}

@@ -1,8 +1,10 @@
 /* The TLS half of a connection: OpenSSL over memory BIOs, so that the loop owns the socket. */
 #include "http2.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <openssl/err.h>
+#include <openssl/x509v3.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -45,6 +47,16 @@ static int tls_error(struct cs_http2 *h, struct cs_error *e, const char *what)
 	return cs_error_set(e, -EPROTO, "%s: %s", what, text ? text : "unknown error");
 }
 
+/* OpenSSL checks it while it checks the chain. Wildcards stand for whole labels only. */
+static bool expect_name(SSL *ssl, const char *name)
+{
+	struct in6_addr ip;
+	if (inet_pton(AF_INET, name, &ip) == 1 || inet_pton(AF_INET6, name, &ip) == 1)
+		return X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), name) == 1;
+	SSL_set_hostflags(ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
+	return *name && SSL_set1_host(ssl, name) == 1 && SSL_set_tlsext_host_name(ssl, name) == 1;
+}
+
 int cs_http2_tls_start(struct cs_http2 *h, struct cs_error *e)
 {
 	*e = (struct cs_error){.code = -EACCES, .text = "there is no certificate to speak TLS with"};
@@ -73,6 +85,8 @@ int cs_http2_tls_start(struct cs_http2 *h, struct cs_error *e)
 		return 0;
 	}
 	SSL_set_connect_state(h->ssl);
+	if (h->tls->server_name && !expect_name(h->ssl, h->tls->server_name))
+		return cs_error_set(e, -EINVAL, "'%s' is no server's name", h->tls->server_name);
 	SSL_do_handshake(h->ssl);
 	return 0;
 }

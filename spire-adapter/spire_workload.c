@@ -111,7 +111,8 @@ static void fetch(struct cs_spire_workload *w)
 {
 	X509SVIDRequest request = X509_SVIDREQUEST__INIT;
 	/* SPIFFE_Workload_Endpoint.md 5: every call has it. */
-	const struct cs_grpc_call_options options = {.header = "workload.spiffe.io", .header_value = "true"};
+	static const struct cs_grpc_field field = {"workload.spiffe.io", "true"};
+	const struct cs_grpc_call_options options = {.fields = &field, .nfields = 1};
 	struct cs_error e;
 	if (w->call || cs_timer_active(&w->timer))
 		return;

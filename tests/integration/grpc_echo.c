@@ -59,6 +59,7 @@ int echo_limit(struct cs_grpc_limits *limits, const char *text)
 		{"window", &limits->window, NULL},
 		{"conn_window", &limits->conn_window, NULL},
 		{"headers_max", &limits->headers_max, NULL},
+		{"queue_max", &limits->queue_max, NULL},
 		{"per_user_max", &limits->per_user_max, NULL},
 		{"handshake_ms", NULL, &limits->handshake_ms},
 		{"request_ms", NULL, &limits->request_ms},

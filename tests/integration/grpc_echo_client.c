@@ -19,6 +19,7 @@ struct client {
 	struct cs_grpc_channel *channel;
 	struct cs_grpc_channel_options options;
 	struct cs_grpc_call_options call;
+	struct cs_grpc_field field;
 	struct echo_tls tls;
 	const char *method, *tls_dir;
 	Countersign__Test__EchoRequest request;
@@ -192,8 +193,9 @@ static int take_option(struct client *c, int option)
 		c->tls_dir = optarg;
 		return 0;
 	case 'h':
-		c->call.header = "test-header";
-		c->call.header_value = optarg;
+		c->field = (struct cs_grpc_field){"test-header", optarg};
+		c->call.fields = &c->field;
+		c->call.nfields = 1;
 		return 0;
 	case 'l':
 		return echo_limit(&c->options.limits, optarg);
