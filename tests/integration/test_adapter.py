@@ -3,7 +3,6 @@ import datetime as dt
 import hashlib
 import os
 import random
-import resource
 import signal
 import socket
 import stat
@@ -23,6 +22,7 @@ from lab import adapter as lab
 from lab import protos
 from lab.daemon import BUILD, NOBODY, WAIT_S, Daemon
 from lab.identityd import Identityd, deleted, endpoint, identity
+from lab.process import as_user
 
 A, B, C = 70001, 70002, 70003
 STEP = protos.endpoints.STEP_SVID_READY
@@ -246,19 +246,26 @@ def test_more_than_eight_at_once_are_answered_all_the_same(up):
     assert all(a[1] == 0 for a in answers)
 
 
-def as_nobody(fn):
-    """The exit code of fn in a process of another user."""
-    pid = os.fork()
-    if pid == 0:
-        code = 99
-        try:
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
-            code = fn()
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+ASK = """
+import socket, sys
+path, kind, request, wait_s = sys.argv[1:]
+with socket.socket(socket.AF_UNIX, getattr(socket, kind)) as s:
+    s.settimeout(float(wait_s))
+    try:
+        s.connect(path)
+        if request:
+            s.send(bytes.fromhex(request))
+        print(s.recv(4096).hex())
+    except (PermissionError, BrokenPipeError, ConnectionResetError) as e:
+        print(type(e).__name__)
+"""
+
+
+def ask_as_nobody(path, kind, request=b""):
+    """The first bytes that another user is answered, or the name of the error."""
+    said = subprocess.run([*as_user(NOBODY), "/usr/bin/python3", "-c", ASK, str(path), kind, request.hex(), str(WAIT_S)],
+                          cwd="/", capture_output=True, text=True, timeout=2 * WAIT_S, check=True).stdout.strip()
+    return said if said.endswith("Error") else bytes.fromhex(said)
 
 
 @pytest.fixture
@@ -274,18 +281,9 @@ def open_path(tmp_path):
 def test_nobody_but_authd_may_ask(open_path, up):
     path = up.a.sockets / "sign.sock"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-
-    def dial():
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
-            try:
-                s.connect(str(path))
-            except PermissionError:
-                return 1
-            s.settimeout(WAIT_S)
-            return 2 if s.recv(600) == b"" else 3
-    assert as_nobody(dial) == 1
+    assert ask_as_nobody(path, "SOCK_SEQPACKET") == "PermissionError"
     path.chmod(0o666)  # if the mode were not there, the kernel's word about the caller still is
-    assert as_nobody(dial) == 2
+    assert ask_as_nobody(path, "SOCK_SEQPACKET") == b""
     metrics = up.a.metrics()
     assert metrics['countersign_signatures_total{daemon="spire-adapter",result="role-refused"}'] == 1
 
@@ -299,22 +297,10 @@ def test_what_each_role_may(open_path, node, role, follows, signs):
     adapter = node.adapter(*([f"roles.{role}=uid:{NOBODY}"] if role else []))
     generation = node.follow(adapter).wait(lambda s: s.synced and s.has(A)).svids[A].generation
     (adapter.sockets / "sign.sock").chmod(0o666)
-
-    def follow():  # HTTP/2's first frames, or the end
-        with socket.socket(socket.AF_UNIX) as s:
-            s.settimeout(WAIT_S)
-            s.connect(str(adapter.sockets / "svids.sock"))
-            return 1 if s.recv(100) else 0
-
-    def sign():
-        signer = lab.Signer(adapter)
-        try:
-            signer.send(A, generation)
-            answer = signer.receive()
-        except (BrokenPipeError, ConnectionResetError):
-            return 0
-        return 1 if answer and answer[1] == 0 else 0
-    assert (as_nobody(follow), as_nobody(sign)) == (follows, signs)
+    hears = ask_as_nobody(adapter.sockets / "svids.sock", "SOCK_STREAM")  # HTTP/2's first frames, or the end
+    answer = ask_as_nobody(adapter.sockets / "sign.sock", "SOCK_SEQPACKET", lab.sign_request(1, A, generation))
+    assert (hears not in (b"", "ConnectionResetError")) == follows
+    assert (len(answer) == 528 and lab.sign_answer(answer)[1] == 0) == signs
 
 
 # ---- rotation ----
@@ -483,8 +469,7 @@ def test_without_locked_memory_it_does_not_start(open_path, node):
     for d in (node.instance, node.ca):
         d.mkdir(mode=0o700)
         os.chown(d, NOBODY, NOBODY)
-    none = lambda: resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
-    adapter = lab.Adapter(node.instance, node.ca, user=NOBODY, limits=none, wait=False)
+    adapter = lab.Adapter(node.instance, node.ca, user=NOBODY, limits=["prlimit", "--memlock=0:0"], wait=False)
     assert adapter.wait() == 1
     assert "ulimit -l" in adapter.output()
     adapter.clean()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lab import process
 from lab.cluster import PROGRAMS, Cluster, Daemon, LabError, policy, required, sh, wait_until
 from lab.daemon import BUILD, NOBODY, WAIT_S
 
@@ -266,7 +267,7 @@ except OSError as e:
 
 
 def as_user(uid, *args):
-    return subprocess.run(args, user=uid, group=uid, extra_groups=[], cwd="/", capture_output=True, text=True,
+    return subprocess.run([*process.as_user(uid), *args], cwd="/", capture_output=True, text=True,
                           stdin=subprocess.DEVNULL, timeout=WAIT_S)
 
 

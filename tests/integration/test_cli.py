@@ -23,6 +23,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client.parser import text_string_to_metric_families
 
+from lab.daemon import NOBODY
+from lab.process import as_user
 from lab.protos import (auth, auth_rpc, common, directory, directory_rpc, endpoints, endpoints_rpc, status, status_rpc,
                         svids, svids_rpc)
 
@@ -661,8 +663,8 @@ def test_policy_check_without_the_program(tmp_path):
 # ---- exporter ----
 
 class Exporter:
-    def __init__(self, node, *args, **kw):
-        self.process = subprocess.Popen([CLI, "exporter", "--instance", str(node.path), "--listen", "127.0.0.1:0", *args],
+    def __init__(self, node, *args, prefix=(), **kw):
+        self.process = subprocess.Popen([*prefix, CLI, "exporter", "--instance", str(node.path), "--listen", "127.0.0.1:0", *args],
                                         stderr=subprocess.PIPE, text=True, **kw)
         line = json.loads(self.process.stderr.readline())
         assert line["msg"] == "serving", line
@@ -828,7 +830,7 @@ def test_exporter_unprivileged(node):
         if str(folder).startswith("/tmp/"):
             folder.chmod(0o755)
     (node.path / "authd" / "status.sock").chmod(0o666)
-    x = Exporter(node, preexec_fn=lambda: (os.setgroups([]), os.setgid(65534), os.setuid(65534)), cwd="/")
+    x = Exporter(node, prefix=as_user(NOBODY), cwd="/")
     assert x.up()["authd"] == 1
     assert x.stop() == 0
 

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lab.daemon import BUILD, NOBODY, WAIT_S, Daemon
 from lab.netns import Netns
+from lab.process import as_user
 
 CLI = BUILD.resolve() / "cli/countersign"
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="needs root for a network namespace")
@@ -56,8 +57,7 @@ class Node:
             ns.close()
 
     def ask(self, *args, user=None):
-        as_user = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"] if user else []
-        return subprocess.run(["nsenter", f"--net={self.ns.path}", *as_user, CLI, "--instance", str(self.path), *args],
+        return subprocess.run(["nsenter", f"--net={self.ns.path}", *as_user(user), CLI, "--instance", str(self.path), *args],
                               capture_output=True, text=True, timeout=WAIT_S, cwd="/")
 
     def run(self, *args, code=0, user=None):

@@ -19,6 +19,8 @@ import hpack
 import pytest
 from grpc_tools import protoc
 
+from lab import process
+
 HERE = Path(__file__).resolve().parent
 BUILD = Path(os.environ.get("CS_BUILD", HERE.parent.parent / "build" / "release"))
 SERVER = BUILD / "integration" / "grpc_echo_server"
@@ -43,13 +45,8 @@ class Program:
     """A test program whose lines are waited for."""
 
     def __init__(self, *args, user=None):
-        def demote():
-            if user:
-                os.setgroups(user[2])
-                os.setgid(user[1])
-                os.setuid(user[0])
-        self.process = subprocess.Popen([str(a) for a in args], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                        text=True, preexec_fn=demote if user else None)
+        self.process = subprocess.Popen([*process.as_user(*user or (None,)), *map(str, args)], text=True,
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.lines, self.errors = queue.Queue(), []
         self.seen = []
         self.threads = [threading.Thread(target=self._read), threading.Thread(target=self._read_errors)]
@@ -127,9 +124,8 @@ def stub(echo):
 
 def client(target, method, *args, user=None):
     """Our client; returns what came of its calls."""
-    p = subprocess.run([str(a) for a in (CLIENT, *args, target, method)], capture_output=True, text=True, timeout=300,
-                       preexec_fn=(lambda: (os.setgroups(user[2]), os.setgid(user[1]), os.setuid(user[0])))
-                       if user else None)
+    p = subprocess.run([*process.as_user(*user or (None,)), *map(str, (CLIENT, *args, target, method))],
+                       capture_output=True, text=True, timeout=300)
     assert p.returncode == 0, p.stderr
     return [json.loads(line) for line in p.stdout.splitlines() if line.startswith("{")]
 
@@ -322,8 +318,8 @@ def open_dir(tmp_path):
 
 
 def as_user(directory, s, method, user):
-    p = subprocess.run([str(directory / "client"), "--text", "x", s.target, method], capture_output=True, text=True,
-                       timeout=WAIT_S, user=user[0], group=user[1], extra_groups=user[2])
+    p = subprocess.run([*process.as_user(*user), directory / "client", "--text", "x", s.target, method],
+                       capture_output=True, text=True, timeout=WAIT_S)
     assert p.returncode == 0, p.stderr
     return json.loads(p.stdout)
 

@@ -24,6 +24,7 @@ from lab.interfaces import Interfaces
 from lab.node_tls import CA, TlsProxy
 from lab.nodes import (D, E, ENFORCED, IDENTIFIED, PLACED, REGISTERED, SVID_READY, Identityd, condition, ip, labels, reason_of,
                        spec)
+from lab.process import as_user
 
 
 class Lab:
@@ -359,8 +360,8 @@ with grpc.insecure_channel("unix:" + path) as channel:
 def call_as(role, sock, method, request=b""):
     """The name of the status code with which a process of that role's user is answered."""
     out = subprocess.run(
-        ["/usr/bin/python3", "-c", CALL, sock, method, "stream" if method in STREAMS else "unary", request.hex()],
-        user=UIDS[role], group=UIDS[role], extra_groups=[], cwd="/", capture_output=True, text=True, timeout=WAIT_S,
+        [*as_user(UIDS[role]), "/usr/bin/python3", "-c", CALL, sock, method, "stream" if method in STREAMS else "unary", request.hex()],
+        cwd="/", capture_output=True, text=True, timeout=WAIT_S,
         env={"GRPC_ENABLE_FORK_SUPPORT": "0"})
     return out.stdout.strip() or out.stderr
 

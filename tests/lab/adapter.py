@@ -105,6 +105,17 @@ class Follower:
         self.channel.close()
 
 
+def sign_request(seq, identity, generation, kind=CLIENT, digest=bytes(range(32)), scheme=ECDSA_P256):
+    return struct.pack("<QQIHBB48s", seq, generation, identity, scheme, kind, len(digest), digest)
+
+
+def sign_answer(answer):
+    assert len(answer) == 528
+    seq, reason, length, signature = struct.unpack("<QII512s", answer)
+    assert not any(signature[length:])
+    return seq, reason, signature[:length]
+
+
 class Signer:
     def __init__(self, adapter):
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -114,7 +125,7 @@ class Signer:
 
     def send(self, identity, generation, kind=CLIENT, digest=bytes(range(32)), scheme=ECDSA_P256):
         seq = next(self.seq)
-        self.socket.send(struct.pack("<QQIHBB48s", seq, generation, identity, scheme, kind, len(digest), digest))
+        self.socket.send(sign_request(seq, identity, generation, kind, digest, scheme))
         return seq
 
     def receive(self):
@@ -122,10 +133,7 @@ class Signer:
         answer = self.socket.recv(4096)
         if not answer:
             return None
-        assert len(answer) == 528
-        seq, reason, length, signature = struct.unpack("<QII512s", answer)
-        assert not any(signature[length:])
-        return seq, reason, signature[:length]
+        return sign_answer(answer)
 
     def sign(self, *args, **more):
         seq = self.send(*args, **more)

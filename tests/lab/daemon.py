@@ -9,6 +9,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from lab.process import as_user
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 BUILD = Path(os.environ.get("CS_BUILD", ROOT / "build/release"))
 WAIT_S = 60  # for anything that should happen at once; sanitizers and a busy machine are slow
@@ -16,9 +18,9 @@ NOBODY = 65534
 
 
 class Daemon:
-    """user: run as this uid; wait=False: do not wait for READY=1."""
+    """user: run as this uid; limits: a command line before its own, as of prlimit; wait=False: do not wait for READY=1."""
 
-    def __init__(self, program, *args, user=None, wait=True, limits=None):
+    def __init__(self, program, *args, user=None, wait=True, limits=()):
         self.dir = tempfile.mkdtemp(prefix="cs-daemon-")
         os.chmod(self.dir, 0o777)
         self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -26,16 +28,9 @@ class Daemon:
         os.chmod(f"{self.dir}/notify", 0o777)
         self.log = open(f"{self.dir}/log", "w+b")
 
-        def prepare():
-            if limits:
-                limits()
-            if user is not None:
-                os.setgroups([])
-                os.setgid(user)
-                os.setuid(user)
         self.process = subprocess.Popen(
-            [str(BUILD / program), *map(str, args)], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
-            env={**os.environ, "NOTIFY_SOCKET": f"{self.dir}/notify"}, preexec_fn=prepare)
+            [*limits, *as_user(user), str(BUILD / program), *map(str, args)], stdin=subprocess.DEVNULL,
+            stdout=self.log, stderr=self.log, env={**os.environ, "NOTIFY_SOCKET": f"{self.dir}/notify"})
         if wait:
             self.wait_ready()
 

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from lab import pki
+from lab.process import with_descriptor_3
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BUILD = Path(os.environ.get("CS_BUILD", ROOT / "build/release"))
@@ -76,7 +77,7 @@ class Done:
 class Monitor:
     def __init__(self):
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.process = subprocess.Popen([PROGRAM], preexec_fn=lambda: os.dup2(theirs.fileno(), 3), pass_fds=(3,),
+        self.process = subprocess.Popen([*with_descriptor_3(theirs.fileno()), PROGRAM], pass_fds=(theirs.fileno(),),
                                         stderr=subprocess.PIPE)
         theirs.close()
         self.request, self.svids, self.got = 0, {}, []

@@ -23,6 +23,9 @@ def texts():
 def found(pattern, text):
     return [number for number, line in enumerate(text.splitlines(), 1) if pattern.search(line)]
 
+# lab/process.py says why, and what to use.
+FORKS = re.compile(r"preexec" r"_fn|os\.fo" r"rk\(|extra_gro" r"ups=")
+
 
 @pytest.mark.parametrize("pattern,bad,good", [
     (MACHINE_PATHS, "see /ho" "me/ann/src/x", "/usr/lib/x /var/run/home/x /tmp/work/x"),
@@ -32,6 +35,13 @@ def test_no_file_depends_on_the_machine_it_was_written_on(pattern, bad, good):
     assert pattern.search(bad) and not pattern.search(good)
     for path, text in texts():
         assert not found(pattern, text), f"{path}:{found(pattern, text)[0]}"
+
+
+def test_no_test_forks():
+    assert FORKS.search("Popen(x, preexec" "_fn=f)") and not FORKS.search("Popen(as_user(1), x)")
+    for path, text in texts():
+        if path.startswith("tests/") and path.endswith(".py"):
+            assert path == "tests/lab/process.py" or not found(FORKS, text), f"{path}:{found(FORKS, text)[0]}"
 
 
 def test_a_file_has_one_subject():
