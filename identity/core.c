@@ -262,7 +262,7 @@ static int commit(
 	struct cs_store_op **ops = cs_xcalloc(works->n, sizeof(*ops));
 	for (size_t i = 0; i < works->n; i++)
 		ops[i] = &works->items[i]->op;
-	int r = cs_store_commit(core->store, ops, works->n, cs_core_now_unix_ms(core), revision, e);
+	int r = cs_store_commit(core->store, ops, works->n, NULL, revision, e);
 	free(ops);
 	bool new_identities = false, changed = false;
 	for (size_t i = 0; i < works->n && r == 0; i++) {
@@ -358,31 +358,38 @@ int cs_core_reload_placement(struct cs_core *core, struct cs_changes *changes, s
 struct opening {
 	struct cs_core *core;
 	struct cs_changes *changes;
+	uint64_t epoch;
 };
 
-static void load_identity(void *data, const struct cs_store_identity *identity)
+static void load_fact(void *data, const struct cs_fact *before, const struct cs_fact *now)
 {
 	struct opening *o = data;
-	cs_changes_add_take(o->changes, cs_core_identity_record(cs_core_learn_identity(o->core, identity)));
+	struct cs_core *core = o->core;
+	(void)before; /* at the opening everything is new */
+	switch (now->kind) {
+	case CS_FACT_IDENTITY:
+		cs_changes_add_take(o->changes, cs_core_identity_record(cs_core_learn_identity(core, &now->identity)));
+		break;
+	case CS_FACT_NODE:
+		cs_core_learn_node(core, &now->node, o->changes);
+		break;
+	case CS_FACT_CLAIM:
+		cs_core_learn_claim(core, &now->claim, o->changes);
+		break;
+	case CS_FACT_PREFIX:
+		core->prefixes = cs_xrealloc(core->prefixes, core->nprefixes + 1, sizeof(*core->prefixes));
+		core->prefixes[core->nprefixes++] = now->prefix;
+		break;
+	default:
+		break;
+	}
 }
 
-static void load_node(void *data, const struct cs_store_node *node)
+static void load_revision(void *data, uint64_t epoch, uint64_t revision)
 {
 	struct opening *o = data;
-	cs_core_learn_node(o->core, node, o->changes);
-}
-
-static void load_claim(void *data, const struct cs_store_claim *claim)
-{
-	struct opening *o = data;
-	cs_core_learn_claim(o->core, claim, o->changes);
-}
-
-static void load_prefix(void *data, const struct cs_prefix_identity *prefix)
-{
-	struct cs_core *core = ((struct opening *)data)->core;
-	core->prefixes = cs_xrealloc(core->prefixes, core->nprefixes + 1, sizeof(*core->prefixes));
-	core->prefixes[core->nprefixes++] = *prefix;
+	o->epoch = epoch;
+	o->changes->revision = revision;
 }
 
 static int open_store(struct cs_core *core, uint64_t *ret_epoch, struct cs_changes *changes, struct cs_error *e)
@@ -390,12 +397,15 @@ static int open_store(struct cs_core *core, uint64_t *ret_epoch, struct cs_chang
 	struct cs_store_config config = {.path = core->config->store_path,
 		.trust_domain = core->config->trust_domain,
 		.spiffe_id_template = core->config->spiffe_id_template,
-		.quarantine_ms = core->config->quarantine_ms};
+		.address_quarantine_ms = core->config->quarantine_ms,
+		.clock = core->config->clock};
 	struct opening o = {.core = core, .changes = changes};
-	struct cs_store_visitor v = {
-		.identity = load_identity, .node = load_node, .claim = load_claim, .prefix = load_prefix, .data = &o};
+	struct cs_fact_sink sink = {.change = load_fact, .revision = load_revision, .data = &o};
 	int r = cs_store_open(&config, &core->store, e);
-	return r < 0 ? r : cs_store_load(core->store, &v, ret_epoch, &changes->revision, e);
+	if (r == 0)
+		r = cs_store_load(core->store, &sink, e);
+	*ret_epoch = o.epoch;
+	return r;
 }
 
 int cs_core_open(const struct cs_core_config *config, struct cs_core **ret, uint64_t *ret_epoch,

@@ -364,7 +364,7 @@ static int store_prefixes(
 	ops[nops++] = (struct cs_store_op){.kind = CS_STORE_REVISION};
 	for (size_t i = 0; i < nops; i++)
 		refs[i] = &ops[i];
-	int r = cs_store_commit(core->store, refs, nops, cs_core_now_unix_ms(core), ret_revision, e);
+	int r = cs_store_commit(core->store, refs, nops, NULL, ret_revision, e);
 	for (size_t i = 0; i < n && r == 0; i++) {
 		if (!ops[i].changed)
 			continue;

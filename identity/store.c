@@ -255,7 +255,8 @@ int cs_store_open(const struct cs_store_config *config, struct cs_store **ret, s
 	s->path = cs_xstrdup(config->path);
 	s->trust_domain = cs_xstrdup(config->trust_domain);
 	s->spiffe_id_template = cs_xstrdup(config->spiffe_id_template);
-	s->quarantine_ms = config->quarantine_ms;
+	s->quarantine_ms = config->address_quarantine_ms;
+	s->clock = config->clock ? config->clock : &cs_clock_system;
 	int r = cs_spiffe_template_check(s->spiffe_id_template, s->trust_domain, e);
 	if (r == 0)
 		r = take_lock(s, e);
@@ -319,7 +320,12 @@ int cs_spiffe_template_check(const char *template, const char *trust_domain, str
 
 /* --- reading --- */
 
-static int load_claims(struct cs_store *s, const struct cs_store_visitor *v, struct cs_error *e)
+static void tell(const struct cs_fact_sink *sink, const struct cs_fact *fact)
+{
+	sink->change(sink->data, NULL, fact);
+}
+
+static int load_claims(struct cs_store *s, const struct cs_fact_sink *sink, struct cs_error *e)
 {
 	sqlite3_stmt *q = cs_db_query(s, Q_ALL_CLAIMS);
 	int r;
@@ -336,12 +342,12 @@ static int load_claims(struct cs_store *s, const struct cs_store_visitor *v, str
 		sqlite3_reset(a);
 		if (ar < 0)
 			return ar;
-		v->claim(v->data, &claim);
+		tell(sink, &(struct cs_fact){.kind = CS_FACT_CLAIM, .claim = claim});
 	}
 	return r;
 }
 
-static int load_nodes(struct cs_store *s, const struct cs_store_visitor *v, struct cs_error *e)
+static int load_nodes(struct cs_store *s, const struct cs_fact_sink *sink, struct cs_error *e)
 {
 	sqlite3_stmt *q = cs_db_query(s, Q_ALL_NODES);
 	int r;
@@ -357,12 +363,12 @@ static int load_nodes(struct cs_store *s, const struct cs_store_visitor *v, stru
 		sqlite3_reset(a);
 		if (ar < 0)
 			return ar;
-		v->node(v->data, &node);
+		tell(sink, &(struct cs_fact){.kind = CS_FACT_NODE, .node = node});
 	}
 	return r;
 }
 
-static int load_prefixes(struct cs_store *s, const struct cs_store_visitor *v, struct cs_error *e)
+static int load_prefixes(struct cs_store *s, const struct cs_fact_sink *sink, struct cs_error *e)
 {
 	sqlite3_stmt *q = cs_db_query(s, Q_ALL_PREFIXES);
 	int r;
@@ -373,13 +379,12 @@ static int load_prefixes(struct cs_store *s, const struct cs_store_visitor *v, s
 		prefix.prefix.family = ip.len == 4 ? 4 : 6;
 		prefix.prefix.bits = (uint8_t)sqlite3_column_int(q, 2);
 		memcpy(prefix.prefix.addr, ip.bytes, ip.len);
-		v->prefix(v->data, &prefix);
+		tell(sink, &(struct cs_fact){.kind = CS_FACT_PREFIX, .prefix = prefix});
 	}
 	return r;
 }
 
-int cs_store_load(struct cs_store *s, const struct cs_store_visitor *v, uint64_t *ret_epoch, uint64_t *ret_revision,
-	struct cs_error *e)
+int cs_store_load(struct cs_store *s, const struct cs_fact_sink *sink, struct cs_error *e)
 {
 	sqlite3_stmt *q = cs_db_query(s, Q_ALL_IDENTITIES);
 	int r;
@@ -388,16 +393,16 @@ int cs_store_load(struct cs_store *s, const struct cs_store_visitor *v, uint64_t
 			.labels = cs_db_text(q, 1),
 			.spiffe_id = cs_db_text(q, 2),
 			.incarnation = (uint64_t)sqlite3_column_int64(q, 3)};
-		v->identity(v->data, &identity);
+		tell(sink, &(struct cs_fact){.kind = CS_FACT_IDENTITY, .identity = identity});
 	}
 	if (r == 0)
-		r = load_nodes(s, v, e);
+		r = load_nodes(s, sink, e);
 	if (r == 0)
-		r = load_claims(s, v, e);
+		r = load_claims(s, sink, e);
 	if (r == 0)
-		r = load_prefixes(s, v, e);
-	*ret_epoch = s->epoch;
-	*ret_revision = s->revision;
+		r = load_prefixes(s, sink, e);
+	if (r == 0)
+		sink->revision(sink->data, s->epoch, s->revision);
 	return r;
 }
 
@@ -439,14 +444,15 @@ static int end_quarantines(struct cs_store *s, struct cs_error *e)
 	return cs_db_run(s, q, "end quarantines", e);
 }
 
-int cs_store_commit(struct cs_store *s, struct cs_store_op *const *ops, size_t n, int64_t now_unix_ms,
+int cs_store_commit(struct cs_store *s, struct cs_store_op *const *ops, size_t n, const struct cs_fact_sink *sink,
 	uint64_t *ret_revision, struct cs_error *e)
 {
+	(void)sink;
 	bool changed = false;
 	int r = cs_db_run(s, cs_db_query(s, Q_BEGIN), "begin", e);
 	if (r < 0)
 		return r;
-	s->now_unix_ms = now_unix_ms;
+	s->now_unix_ms = s->clock->unix_ms(s->clock->data);
 	for (size_t i = 0; i < n && r == 0; i++) {
 		forget_answer(ops[i]);
 		r = cs_store_apply(s, ops[i], e);

@@ -396,6 +396,8 @@ int cs_store_apply(struct cs_store *s, struct cs_store_op *op, struct cs_error *
 	case CS_STORE_REVISION:
 		op->changed = true;
 		return 0;
+	default:
+		break;
 	}
 	return cs_error_set(e, -EINVAL, "the store knows no operation %d", (int)op->kind);
 }

@@ -5,6 +5,9 @@
 #include <sqlite3.h>
 #include "store.h"
 
+#define CS_STORE_SCHEMA 1
+CS_MUST_USE int cs_store_find(struct cs_store *store, const char *labels, uint32_t *ret, struct cs_error *e);
+
 /* One statement per line of the enum, prepared once. */
 enum statement {
 	Q_BEGIN,
@@ -51,6 +54,7 @@ struct cs_store {
 	char *path, *trust_domain, *spiffe_id_template;
 	uint64_t epoch, revision;
 	int64_t quarantine_ms, now_unix_ms;
+	const struct cs_clock *clock;
 };
 
 int cs_db_error(struct cs_store *s, const char *what, struct cs_error *e);

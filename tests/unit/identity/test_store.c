@@ -1,5 +1,5 @@
 /* The store: no identity lost, none doubled, whatever happens to the process or the disk. */
-#include "store.h"
+#include "store_private.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -24,6 +24,13 @@ static char dir[] = "/tmp/countersign-store-XXXXXX", path[128];
 
 static int64_t now_unix_ms = 1800000000000, quarantine_ms;
 
+static int64_t clock_now(void *data)
+{
+	(void)data;
+	return now_unix_ms;
+}
+static const struct cs_clock test_clock = {.mono_ms = clock_now, .mono_ns = clock_now, .unix_ms = clock_now};
+
 static void remove_files(void)
 {
 	static const char *const suffixes[] = {"", "-wal", "-shm", ".lock"};
@@ -46,7 +53,8 @@ static struct cs_store *open_store(void)
 	struct cs_store_config config = {.path = path,
 		.trust_domain = "example.org",
 		.spiffe_id_template = TEMPLATE,
-		.quarantine_ms = quarantine_ms};
+		.address_quarantine_ms = quarantine_ms,
+		.clock = &test_clock};
 	struct cs_store *s = NULL;
 	struct cs_error e = {0};
 	if (cs_store_open(&config, &s, &e) < 0)
@@ -73,7 +81,7 @@ static int commit(struct cs_store *s, struct cs_store_op *op, uint64_t *revision
 	struct cs_error e;
 	uint64_t ignored;
 	struct cs_store_op *ops[] = {op};
-	return cs_store_commit(s, ops, 1, now_unix_ms, revision ? revision : &ignored, &e);
+	return cs_store_commit(s, ops, 1, NULL, revision ? revision : &ignored, &e);
 }
 
 static uint32_t claim_now(struct cs_store *s, const char *node, const char *endpoint, const char *labels, uint32_t ip)
@@ -87,52 +95,58 @@ static uint32_t claim_now(struct cs_store *s, const char *node, const char *endp
 
 struct loaded {
 	unsigned identities, nodes, claims, prefixes;
-	uint64_t incarnations;
+	uint64_t incarnations, epoch, revision;
 	char text[4096];
 };
-static void on_identity(void *data, const struct cs_store_identity *identity)
+static void on_change(void *data, const struct cs_fact *before, const struct cs_fact *now)
 {
 	struct loaded *l = data;
-	l->identities++;
-	l->incarnations ^= identity->incarnation;
-	assert_true(identity->incarnation != 0);
-	size_t n = strlen(l->text);
-	snprintf(l->text + n, sizeof(l->text) - n, "%u %s %s\n", identity->id, identity->labels, identity->spiffe_id);
-}
-static void on_node(void *data, const struct cs_store_node *node)
-{
-	struct loaded *l = data;
-	l->nodes++;
-	size_t n = strlen(l->text);
-	snprintf(l->text + n, sizeof(l->text) - n, "node %s %zu %u %s\n", node->name, node->naddrs, node->port,
-		node->path);
-}
-static void on_claim(void *data, const struct cs_store_claim *c)
-{
-	struct loaded *l = data;
-	l->claims++;
-	size_t n = strlen(l->text);
+	size_t n = strlen(l->text), left = sizeof(l->text) - n;
 	char ip[CS_IP_TEXT];
-	snprintf(l->text + n, sizeof(l->text) - n, "claim %s %s %u %s\n", c->node, c->endpoint, c->identity,
-		c->naddrs ? cs_ip_text(&c->addrs[0], ip) : "-");
+	assert_null(before);
+	switch (now->kind) {
+	case CS_FACT_IDENTITY:
+		l->identities++;
+		l->incarnations ^= now->identity.incarnation;
+		assert_true(now->identity.incarnation != 0);
+		snprintf(l->text + n, left, "%u %s %s\n", now->identity.id, now->identity.labels,
+			now->identity.spiffe_id);
+		break;
+	case CS_FACT_NODE:
+		l->nodes++;
+		snprintf(l->text + n, left, "node %s %zu %u %s\n", now->node.name, now->node.naddrs, now->node.port,
+			now->node.path);
+		break;
+	case CS_FACT_CLAIM:
+		l->claims++;
+		snprintf(l->text + n, left, "claim %s %s %u %s\n", now->claim.node, now->claim.endpoint,
+			now->claim.identity, now->claim.naddrs ? cs_ip_text(&now->claim.addrs[0], ip) : "-");
+		break;
+	case CS_FACT_PREFIX:
+		l->prefixes++;
+		snprintf(l->text + n, left, "prefix %u /%u v%u\n", now->prefix.id, now->prefix.prefix.bits,
+			now->prefix.prefix.family);
+		break;
+	default:
+		break;
+	}
 }
-static void on_prefix(void *data, const struct cs_prefix_identity *p)
+
+static void on_revision(void *data, uint64_t epoch, uint64_t revision)
 {
 	struct loaded *l = data;
-	l->prefixes++;
-	size_t n = strlen(l->text);
-	snprintf(l->text + n, sizeof(l->text) - n, "prefix %u /%u v%u\n", p->id, p->prefix.bits, p->prefix.family);
+	l->epoch = epoch;
+	l->revision = revision;
 }
 
 static uint64_t load(struct cs_store *s, struct loaded *l, uint64_t *epoch)
 {
 	*l = (struct loaded){0};
-	struct cs_store_visitor v = {
-		.identity = on_identity, .node = on_node, .claim = on_claim, .prefix = on_prefix, .data = l};
-	uint64_t revision;
+	struct cs_fact_sink sink = {.change = on_change, .revision = on_revision, .data = l};
 	struct cs_error e;
-	assert_int_equal(cs_store_load(s, &v, epoch, &revision, &e), 0);
-	return revision;
+	assert_int_equal(cs_store_load(s, &sink, &e), 0);
+	*epoch = l->epoch;
+	return l->revision;
 }
 
 static void test_reopen(void **state)
@@ -212,7 +226,7 @@ static void test_refusals_leave_the_others(void **state)
 	struct cs_store_op *ops[] = {&first, &taken, &third};
 	struct cs_error e;
 	uint64_t revision;
-	assert_int_equal(cs_store_commit(s, ops, 3, now_unix_ms, &revision, &e), 0);
+	assert_int_equal(cs_store_commit(s, ops, 3, NULL, &revision, &e), 0);
 	assert_int_equal(first.result, 0);
 	assert_int_equal(third.result, 0);
 	assert_int_equal(taken.error.reason, CS_R_ADDRESS_TAKEN);
@@ -390,7 +404,7 @@ static void test_exhausted(void **state)
 		}
 		struct cs_error e;
 		uint64_t revision;
-		assert_int_equal(cs_store_commit(s, refs, N, now_unix_ms, &revision, &e), 0);
+		assert_int_equal(cs_store_commit(s, refs, N, NULL, &revision, &e), 0);
 		for (uint32_t i = 0; i < N; i++) {
 			made += ops[i].result == 0;
 			if (ops[i].result < 0)
@@ -421,7 +435,7 @@ static void test_node_bound(void **state)
 	}
 	ops[CS_NODE_ENDPOINTS_MAX].labels = "k8s:other=1;";
 	uint64_t revision;
-	assert_int_equal(cs_store_commit(s, refs, CS_NODE_ENDPOINTS_MAX + 1, now_unix_ms, &revision, &e), 0);
+	assert_int_equal(cs_store_commit(s, refs, CS_NODE_ENDPOINTS_MAX + 1, NULL, &revision, &e), 0);
 	assert_int_equal(ops[CS_NODE_ENDPOINTS_MAX - 1].result, 0);
 	assert_int_equal(ops[CS_NODE_ENDPOINTS_MAX].error.reason, CS_R_TOO_MANY);
 	uint32_t id;
@@ -508,7 +522,7 @@ static void disk_full_child(void)
 		snprintf(labels, sizeof(labels), "k8s:n=%d;", i);
 		struct cs_store_op op = claim("n1", labels, labels, (uint32_t)i), *ops[] = {&op};
 		uint64_t revision;
-		r = cs_store_commit(s, ops, 1, now_unix_ms, &revision, &e);
+		r = cs_store_commit(s, ops, 1, NULL, &revision, &e);
 		if (r == 0)
 			last = i;
 		else if (op.identity != 0 || op.changed)
