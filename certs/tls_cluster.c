@@ -211,7 +211,7 @@ int cs_tls_new(enum cs_tls_role role, const struct cs_tls_files *files, const st
 		return cs_error_set(e, -ENOMEM, "no memory for TLS");
 	tls->role = role;
 	tls->clock = clock ? clock : &cs_clock_system;
-	tls->hooks = (struct cs_grpc_tls){hook_context, hook_peer, tls};
+	tls->hooks = (struct cs_grpc_tls){.context = hook_context, .peer = hook_peer, .data = tls};
 	tls->bundles = cs_bundles_new();
 	int r = tls->bundles ? 0 : cs_error_set(e, -ENOMEM, "no memory for TLS");
 	if (r == 0)
