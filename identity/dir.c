@@ -215,11 +215,12 @@ bool cs_dir_publish(struct cs_directory *dir, uint64_t revision, bool even_uncha
 	dir->published = true;
 	dir->changed = false;
 	dir->revision = revision;
-	while (dir->nchanges > dir->limits.changes)
-		drop_oldest(dir);
 	struct cs_dir_watch *watch, *tmp;
 	DL_FOREACH_SAFE (dir->watchers, watch, tmp)
 		watch->fn(watch);
+	/* After the watchers: a publication that is larger than what is kept reaches those who keep up all the same. */
+	while (dir->nchanges > dir->limits.changes)
+		drop_oldest(dir);
 	return true;
 }
 
@@ -248,6 +249,11 @@ size_t cs_dir_count(const struct cs_directory *dir, Countersign__V1__Kind kind)
 size_t cs_dir_changes(const struct cs_directory *dir)
 {
 	return dir->nchanges;
+}
+
+bool cs_dir_will_forget(const struct cs_directory *dir)
+{
+	return dir->nchanges > dir->limits.changes;
 }
 
 const cs_record *cs_dir_get(const struct cs_directory *dir, const cs_record *record)

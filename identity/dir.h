@@ -39,6 +39,8 @@ uint64_t cs_dir_revision(const struct cs_directory *dir);
 bool cs_dir_published(const struct cs_directory *dir);
 size_t cs_dir_count(const struct cs_directory *dir, Countersign__V1__Kind kind); /* 0 (unspecified): all */
 size_t cs_dir_changes(const struct cs_directory *dir);
+/* For watchers: after this publication changes will be forgotten that who does not take them now misses. */
+bool cs_dir_will_forget(const struct cs_directory *dir);
 
 /* Borrowed until the next change; NULL if there is none. */
 const cs_record *cs_dir_get(const struct cs_directory *dir, const cs_record *key);
@@ -90,6 +92,11 @@ struct cs_batch {
  * -EOVERFLOW: the changes that it needs are gone, the follower was too slow. A cursor that resumes gets its deltas
  * merged: what changed twice is there once. */
 CS_MUST_USE int cs_cursor_next(struct cs_cursor *cursor, size_t max_bytes, struct cs_batch *ret, struct cs_error *e);
+/* Would the next batch begin a full state, is one under way? It is what costs memory: a list of all records. */
+bool cs_cursor_begins_full(const struct cs_cursor *cursor);
+bool cs_cursor_in_full(const struct cs_cursor *cursor);
+/* The revision that the follower will have when it has taken everything that was handed out; 0: none yet. */
+uint64_t cs_cursor_at(const struct cs_cursor *cursor);
 /* An empty batch at the cursor's position. Only between complete batches: 0 if one is under way. */
 CS_MUST_USE int cs_cursor_heartbeat(struct cs_cursor *cursor, struct cs_batch *ret);
 

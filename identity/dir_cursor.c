@@ -159,6 +159,24 @@ static void collect_changes(struct cs_cursor *c)
 	forget(&moved);
 }
 
+bool cs_cursor_begins_full(const struct cs_cursor *c)
+{
+	const struct cs_directory *dir = c->dir;
+	return !c->started && dir->published &&
+	       (!c->follow.resume || c->follow.once || c->follow.epoch != dir->epoch ||
+		       c->follow.revision < dir->floor || c->follow.revision > dir->revision);
+}
+
+bool cs_cursor_in_full(const struct cs_cursor *c)
+{
+	return c->full && c->next < c->npending;
+}
+
+uint64_t cs_cursor_at(const struct cs_cursor *c)
+{
+	return c->at;
+}
+
 static int collect(struct cs_cursor *c, struct cs_error *e)
 {
 	struct cs_directory *dir = c->dir;
@@ -166,9 +184,8 @@ static int collect(struct cs_cursor *c, struct cs_error *e)
 	if (!dir->published)
 		return 0;
 	if (!c->started) {
+		c->full = cs_cursor_begins_full(c);
 		c->started = true;
-		c->full = !c->follow.resume || c->follow.once || c->follow.epoch != dir->epoch ||
-			  c->follow.revision < dir->floor || c->follow.revision > dir->revision;
 		if (!c->full)
 			c->at = c->follow.revision;
 	} else {

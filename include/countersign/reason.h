@@ -82,7 +82,9 @@
 	X(108, POLICY_NO_LONGER_ASKS, "policy-no-longer-asks", "policy no longer asks for this pair")                  \
 	X(109, MAP_WRITE_FAILED, "map-write-failed", "the entry could not be written")                                 \
 	/* services */                                                                                                 \
-	X(112, ROLE_REFUSED, "role-refused", "the caller's role does not have this method")
+	X(112, ROLE_REFUSED, "role-refused", "the caller's role does not have this method")                            \
+	X(113, NOT_LEADER, "not-leader", "another replica of the cluster role leads, and only that one writes")        \
+	X(114, STORE_UNAVAILABLE, "store-unavailable", "the cluster's store does not answer; nothing new is written")
 #define CS_REASON_MAX 128
 
 enum cs_reason {
