@@ -150,7 +150,7 @@ static struct cs_grpc_tls somebody(bool server, const char *who)
 	assert_int_equal(SSL_CTX_use_certificate_chain_file(ctx, certs_path(file)), 1);
 	snprintf(file, sizeof(file), "%s.key", who);
 	assert_int_equal(SSL_CTX_use_PrivateKey_file(ctx, certs_path(file), SSL_FILETYPE_PEM), 1);
-	return (struct cs_grpc_tls){his_context, his_peer, ctx};
+	return (struct cs_grpc_tls){.context = his_context, .peer = his_peer, .data = ctx};
 }
 
 static void names(void **state)
