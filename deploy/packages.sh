@@ -8,7 +8,7 @@ build="gcc clang llvm cmake ninja-build pkg-config bpftool protobuf-c-compiler p
 	libsqlite3-dev uthash-dev libbpf-dev libmicrohttpd-dev libmimalloc-dev libcap-dev libseccomp-dev libelf-dev linux-libc-dev
 	iproute2 openssl python3 procps git ca-certificates"
 test="$build clang-format libclang-rt-dev libcmocka-dev python3 python3-pytest python3-grpcio python3-grpc-tools
-	python3-protobuf python3-hpack python3-prometheus-client python3-cryptography python3-scapy python3-yaml groff-base nftables tcpdump ethtool procps man-db"
+	python3-protobuf python3-hpack python3-prometheus-client python3-cryptography python3-scapy python3-yaml groff-base nftables tcpdump ethtool procps man-db etcd-server"
 
 case "${1:-}" in
 build) wanted=$build ;;
@@ -31,6 +31,14 @@ if [ "$(id -u)" != 0 ]; then
 fi
 echo "installing:$missing"
 export DEBIAN_FRONTEND=noninteractive
+# The tests start their own etcd, with directories and ports of its own: the package's service must neither start now nor
+# at the next boot. A mask before the package is there is how Debian is told so.
+case " $missing " in
+*" etcd-server "*)
+	mkdir -p /etc/systemd/system
+	[ -e /etc/systemd/system/etcd.service ] || ln -s /dev/null /etc/systemd/system/etcd.service
+	;;
+esac
 apt-get update -q >/dev/null
 # shellcheck disable=SC2086
 apt-get install -q -y --no-install-recommends $missing >/dev/null
