@@ -153,7 +153,7 @@ int cs_spire_server_tls_new(
 	if (!tls)
 		return cs_error_set(e, -ENOMEM, "out of memory");
 	tls->clock = clock;
-	tls->hooks = (struct cs_grpc_tls){hook_context, hook_peer, tls};
+	tls->hooks = (struct cs_grpc_tls){.context = hook_context, .peer = hook_peer, .data = tls};
 	snprintf(tls->trust_domain, sizeof(tls->trust_domain), "%s", trust_domain);
 	cs_error_reason(&tls->why, -EAGAIN, CS_R_NO_LOCAL_SVID, "SPIRE's agent has not given the own SVID yet");
 	tls->bundles = cs_bundles_new();
