@@ -1,6 +1,6 @@
 /* Memory that is there or the process ends: a daemon that bounds everything it keeps has no better answer. */
-#ifndef CS_IDENTITY_MEM_H
-#define CS_IDENTITY_MEM_H
+#ifndef CS_MEM_H
+#define CS_MEM_H
 
 #include <stdio.h>
 #include <stdlib.h>
