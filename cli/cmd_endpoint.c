@@ -66,6 +66,7 @@ static const struct cs_column list_columns[] = {
 	{"IDENTITY", "identity", cell_number, true},
 	{"STATE", "conditions", cell_ready, false},
 	{"LABELS", "labels", cs_cell_list, false},
+	{"NOT IN IDENTITY", "filtered_labels", cs_cell_list, false},
 };
 static const struct cs_column condition_columns[] = {
 	{"CONDITION", "step", cs_cell_text, false},

@@ -131,11 +131,19 @@ static void add_release(struct works *works, struct cs_ask *ask, const char *nod
 /* The authority first: a refused claim is not stored, makes no identity and holds no address. */
 static void add_claim(struct cs_core *core, struct works *works, struct cs_ask *ask, struct cs_claim *claim)
 {
-	char *text = cs_mem_check(cs_labels_format(&claim->labels));
+	struct cs_labels labels = {0};
 	struct known_identity *known;
-	HASH_FIND(hh_text, core->by_text, text, strlen(text), known);
-	claim->identity = known ? known->id : 0;
-	claim->result = cs_authority_places(core->authority, &claim->labels, ask->node, &claim->error);
+	char *text = NULL;
+	uint32_t fixed = 0;
+	claim->result = cs_identity_labels(
+		core->config->label_filter, core->config->numbers, &claim->labels, &labels, &fixed, &claim->error);
+	if (claim->result == 0) {
+		text = cs_mem_check(cs_labels_format(&labels));
+		HASH_FIND(hh_text, core->by_text, text, strlen(text), known);
+		claim->identity = known ? known->id : 0;
+		claim->result = cs_authority_places(core->authority, &labels, ask->node, &claim->error);
+	}
+	cs_labels_fini(&labels);
 	if (claim->result < 0) {
 		free(text);
 		if (cs_core_claim(core, ask->node, claim->id))
@@ -146,6 +154,7 @@ static void add_claim(struct cs_core *core, struct works *works, struct cs_ask *
 	work->claim = claim;
 	work->labels = text;
 	work->op.labels = text;
+	work->op.fixed = fixed;
 	work->op.claim.node = ask->node;
 	work->op.claim.endpoint = claim->id;
 	memcpy(work->op.claim.addrs, claim->addrs, sizeof(claim->addrs));

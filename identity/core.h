@@ -5,7 +5,7 @@
 #define CS_CORE_H
 
 #include "dir.h"
-#include "labels.h"
+#include "labels_filter.h"
 #include "loop.h"
 #include "identity_limits.h"
 #include "numbers.h"
@@ -18,6 +18,7 @@ struct cs_core_config { /* borrowed while the core lives */
 	const char *store_path, *trust_domain, *spiffe_id_template;
 	int64_t quarantine_ms;
 	const struct cs_numbers *numbers;
+	const struct cs_label_filter *label_filter;
 	const struct cs_clock *clock; /* NULL: the system's */
 	enum cs_authority_kind authority;
 	const char *placement_file; /* static */

@@ -90,18 +90,24 @@ bool cs_endpoint_spec_equal(const struct cs_endpoint_spec *a, const struct cs_en
 	return true;
 }
 
+static void fill_labels(
+	const struct cs_labels *labels, Countersign__V1__Label space[CS_LABELS_MAX], Countersign__V1__Label **refs)
+{
+	for (size_t i = 0; i < labels->n; i++) {
+		countersign__v1__label__init(&space[i]);
+		space[i].source = (char *)labels->items[i].source;
+		space[i].key = labels->items[i].key;
+		space[i].value = labels->items[i].value;
+		refs[i] = &space[i];
+	}
+}
+
 Countersign__V1__EndpointSpec *cs_endpoint_spec_message(const struct cs_endpoint_spec *spec)
 {
 	Countersign__V1__EndpointSpec m = COUNTERSIGN__V1__ENDPOINT_SPEC__INIT;
 	Countersign__V1__Label labels[CS_LABELS_MAX], *label_refs[CS_LABELS_MAX];
 	Countersign__V1__Address addrs[2 * CS_FAMILY_ADDRS_MAX], *addr_refs[2 * CS_FAMILY_ADDRS_MAX];
-	for (size_t i = 0; i < spec->labels.n; i++) {
-		countersign__v1__label__init(&labels[i]);
-		labels[i].source = (char *)spec->labels.items[i].source;
-		labels[i].key = spec->labels.items[i].key;
-		labels[i].value = spec->labels.items[i].value;
-		label_refs[i] = &labels[i];
-	}
+	fill_labels(&spec->labels, labels, label_refs);
 	for (size_t i = 0; i < spec->naddrs; i++) {
 		cs_ip_to_pb(&spec->addrs[i], &addrs[i]);
 		addr_refs[i] = &addrs[i];
@@ -139,6 +145,7 @@ void cs_endpoint_free(struct cs_node_endpoint *ep)
 		return;
 	cs_endpoint_spec_fini(&ep->spec);
 	free(ep->spiffe_id);
+	cs_labels_fini(&ep->identity_labels);
 	free(ep);
 }
 
@@ -205,6 +212,7 @@ Countersign__V1__EndpointStatus *cs_endpoint_status(const struct cs_node_endpoin
 	Countersign__V1__EndpointStatus m = COUNTERSIGN__V1__ENDPOINT_STATUS__INIT;
 	Countersign__V1__Condition conditions[CS_STEPS], *refs[CS_STEPS];
 	Countersign__V1__Reason reasons[CS_STEPS];
+	Countersign__V1__Label labels[CS_LABELS_MAX], *label_refs[CS_LABELS_MAX];
 	for (int i = 1; i < CS_STEPS; i++) {
 		const struct cs_condition *c = &ep->conditions[i];
 		countersign__v1__condition__init(&conditions[i]);
@@ -222,6 +230,9 @@ Countersign__V1__EndpointStatus *cs_endpoint_status(const struct cs_node_endpoin
 	m.identity = ep->identity;
 	m.spiffe_id = ep->spiffe_id ? ep->spiffe_id : (char *)"";
 	m.incarnation = ep->incarnation;
+	fill_labels(&ep->identity_labels, labels, label_refs);
+	m.identity_labels = label_refs;
+	m.n_identity_labels = ep->identity_labels.n;
 	m.conditions = refs;
 	m.n_conditions = CS_STEPS - 1;
 	size_t n = countersign__v1__endpoint_status__get_packed_size(&m);

@@ -42,6 +42,8 @@ struct cs_node_endpoint {
 	uint32_t identity; /* 0: not known */
 	uint32_t heard;    /* in the cluster role's record of it, before the claim is answered; 0: none */
 	char *spiffe_id;   /* NULL: not known */
+	struct cs_labels identity_labels; /* of it: what the cluster role's filter took */
+	uint64_t identity_incarnation;    /* whose these two are */
 	struct cs_condition conditions[CS_STEPS];
 	enum cs_claim_state claim;
 	uint32_t caught_up;     /* the identity whose reports it has */

@@ -26,6 +26,7 @@ struct cs_identityd {
 	char state_dir[CS_PATH], store_path[CS_PATH], registrations_dir[CS_PATH];
 	char *template, hostname[CS_NODE_NAME_BYTES + 1];
 	struct cs_numbers numbers;
+	struct cs_label_filter *label_filter;
 	struct cs_tls *tls;
 	struct cs_tls_watch *tls_watch;
 	/* cluster role */
@@ -123,6 +124,8 @@ static int start_cluster(struct cs_identityd *d, struct cs_error *e)
 	else if (asprintf(&d->template, "spiffe://%s/identity/{id}", c->trust_domain) < 0)
 		return cs_error_set(e, -ENOMEM, "out of memory");
 	int r = cs_identityd_numbers(c, &d->numbers, e);
+	if (r == 0)
+		r = cs_label_filter_new(c->label_defaults, &c->label_rules, &d->label_filter, e);
 	if (r < 0)
 		return r;
 	struct cs_cluster_options options = {.loop = &d->daemon->loop,
@@ -131,6 +134,7 @@ static int start_cluster(struct cs_identityd *d, struct cs_error *e)
 			.spiffe_id_template = d->template,
 			.quarantine_ms = c->address_quarantine_ms,
 			.numbers = &d->numbers,
+			.label_filter = d->label_filter,
 			.clock = d->daemon->loop.clock,
 			.authority = (enum cs_authority_kind)c->placement_authority,
 			.placement_file = c->placement_file,
@@ -337,6 +341,7 @@ void cs_identityd_free(struct cs_identityd *d)
 	cs_tls_watch_free(d->tls_watch);
 	cs_tls_free(d->tls);
 	cs_numbers_fini(&d->numbers);
+	cs_label_filter_free(d->label_filter);
 	free(d->template);
 	free(d);
 }

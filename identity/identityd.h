@@ -21,6 +21,8 @@ struct cs_identityd_config {
 	int64_t cluster_id;
 	int cluster_max; /* index into the choices: 255, 511 */
 	struct cs_strings cluster_domains, identity_fixed;
+	struct cs_strings label_rules;
+	bool label_defaults;
 	char *tls_cert, *tls_key, *tls_bundle;
 	char *policy_dir;
 	int placement_authority; /* enum cs_authority_kind */

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 #include "identityd.h"
+#include "labels_filter.h"
 #include "policy_check.h"
 #include "spiffe_id.h"
 #include "store.h"
@@ -46,6 +47,14 @@ static const struct cs_setting settings[] = {
 	CS_SET_LIST(C, identity_fixed, "identity.fixed", "", 0, 128,
 		"NUMBER=NAME, user-reserved identities from 128 to 255: endpoints with the label "
 		"io.cilium.fixed-identity=NAME get that number; role all"),
+	CS_SET_LIST(C, label_rules, "labels.filter", "", 0, CS_LABEL_FILTER_MAX,
+		"Which labels of endpoints make identities, as Cilium has it: [SOURCE:][!]PATTERN includes or (!) "
+		"ignores "
+		"keys that begin with a match of PATTERN; with an include rule only what is included counts; role all"),
+	CS_SET_BOOL(C, label_defaults, "labels.filter_defaults", "true",
+		"Whether Cilium's own rules come before labels.filter: without pod-template-hash and the like, with "
+		"the "
+		"namespace and app.kubernetes.io; role all"),
 	CS_SET_PATH(C, tls_cert, "tls.cert", "", 0,
 		"Certificate chain for mTLS: of spiffe://TRUST_DOMAIN/countersign/identityd in role all, of "
 		"spiffe://TRUST_DOMAIN/countersign/node/NAME in role node"),
@@ -114,6 +123,10 @@ static int check_all(const struct cs_identityd_config *c, struct cs_error *e)
 	if (cs_identityd_numbers(c, &numbers, e) < 0)
 		return e->code;
 	cs_numbers_fini(&numbers);
+	struct cs_label_filter *filter;
+	if (cs_label_filter_new(c->label_defaults, &c->label_rules, &filter, e) < 0)
+		return cs_error_prefix(e, "labels.filter");
+	cs_label_filter_free(filter);
 	if (c->spiffe_id_template[0] && cs_spiffe_template_check(c->spiffe_id_template, c->trust_domain, e) < 0)
 		return cs_error_prefix(e, "spiffe_id_template");
 	if (c->placement_authority == CS_AUTHORITY_STATIC && !c->placement_file[0])

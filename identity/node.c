@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <sys/random.h>
+#include "labels_filter.h"
 #include "log.h"
 #include "mem.h"
 
@@ -145,9 +146,24 @@ static void recognise(const struct cs_node *node, struct cs_node_endpoint *ep)
 		return;
 	if (cs_labels_from_proto(identity->labels, identity->n_labels, &labels, &e) < 0)
 		return;
-	if (cs_labels_equal(&labels, &ep->spec.labels))
+	if (cs_identity_labels_of(&labels, &ep->spec.labels))
 		ep->identity = ep->heard;
 	cs_labels_fini(&labels);
+}
+
+/* Its SPIFFE ID and labels, which do not change while the number is not given again. */
+static void note_identity(struct cs_node_endpoint *ep, const Countersign__V1__Identity *identity)
+{
+	struct cs_labels labels = {0};
+	struct cs_error e;
+	if (!identity || (ep->spiffe_id && ep->identity_incarnation == identity->incarnation))
+		return;
+	ep->identity_incarnation = identity->incarnation;
+	free(ep->spiffe_id);
+	ep->spiffe_id = cs_xstrdup(identity->spiffe_id);
+	cs_labels_fini(&ep->identity_labels);
+	if (cs_labels_from_proto(identity->labels, identity->n_labels, &labels, &e) == 0)
+		ep->identity_labels = labels;
 }
 
 void cs_node_refresh(struct cs_node *node, struct cs_node_endpoint *ep)
@@ -163,10 +179,7 @@ void cs_node_refresh(struct cs_node *node, struct cs_node_endpoint *ep)
 	enum cs_reason reason;
 	const char *detail;
 	why_not(node, ep, &reason, &detail);
-	if (identity && (!ep->spiffe_id || strcmp(ep->spiffe_id, identity->spiffe_id) != 0)) {
-		free(ep->spiffe_id);
-		ep->spiffe_id = cs_xstrdup(identity->spiffe_id);
-	}
+	note_identity(ep, identity);
 	bool changed = cs_endpoint_set(ep, COUNTERSIGN__V1__STEP__STEP_IDENTIFIED, identity != NULL,
 		identity ? CS_R_NONE : reason, identity ? NULL : detail, now);
 	char said[64] = "";

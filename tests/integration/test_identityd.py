@@ -20,44 +20,11 @@ import pytest
 from lab import protos
 from lab.daemon import NOBODY, WAIT_S
 from lab.follower import Follower
-from lab.interfaces import Interfaces
+from lab.identity_lab import Lab, refused
 from lab.node_tls import CA, TlsProxy
 from lab.nodes import (D, E, ENFORCED, IDENTIFIED, PLACED, REGISTERED, SVID_READY, Identityd, condition, ip, labels, reason_of,
                        spec)
 from lab.process import as_user
-
-
-class Lab:
-    """What a test started; stopped at its end, and looked at how it ended."""
-
-    def __init__(self, base):
-        self.base, self.things, self.interfaces = base, [], Interfaces()
-
-    def keep(self, thing):
-        self.things.append(thing)
-        return thing
-
-    def all(self, *sets, **options):
-        return self.keep(Identityd(self.base / options.pop("instance", "n1"), *sets, **options))
-
-    def restart(self, d, **options):
-        """The same instance and settings again; what was there of the process is stopped."""
-        if d in self.things:
-            self.things.remove(d)
-        if d.process.poll() is None:
-            d.stop()
-        return self.keep(d.again(**options))
-
-    def veth(self):
-        return self.interfaces.new()
-
-    def end(self):
-        try:
-            for thing in reversed(self.things):
-                if thing.alive:
-                    thing.stop()
-        finally:
-            self.interfaces.close()
 
 
 @pytest.fixture
@@ -73,13 +40,6 @@ def public_dir():
     with tempfile.TemporaryDirectory(prefix="cs-identityd-") as dir:
         os.chmod(dir, 0o755)
         yield Path(dir)
-
-
-def refused(code, fn, *args, **more):
-    with pytest.raises(grpc.RpcError) as e:
-        fn(*args, **more)
-    assert e.value.code() == code, e.value
-    return e.value
 
 
 # ---- endpoints --------------------------------------------------------------------------------------------------------

@@ -1,16 +1,20 @@
 """Real countersign-identityd processes, in either role, and what is said to them."""
 import ipaddress
 import itertools
+import json
 import re
+import subprocess
 import time
 
 import grpc
 
 from lab import protos
-from lab.daemon import WAIT_S, Daemon
+from lab.daemon import BUILD, WAIT_S, Daemon
 from lab.follower import Follower
+from lab.process import as_user
 
 PROGRAM = "identity/countersign-identityd"
+CLI = str(BUILD / "cli/countersign")
 D, E = protos.directory, protos.endpoints
 REGISTERED, IDENTIFIED, PLACED, ENFORCED, SVID_READY = range(1, 6)
 
@@ -94,6 +98,16 @@ class Identityd(Daemon):
         met, step, reason = report.pop("met"), report.pop("step"), report.pop("reason", "")
         condition = E.Condition(step=step, met=met, reason=protos.common.Reason(name=reason))
         self.endpoints.Report(E.ReportRequest(reports=[E.Report(condition=condition, **report)]), timeout=WAIT_S)
+
+    def cli(self, *args, code=0, user=None):
+        """The command line on this instance; its standard output (and error, for another code than 0)."""
+        p = subprocess.run([*as_user(user), CLI, "--instance", str(self.instance), *args], capture_output=True, text=True,
+                           timeout=WAIT_S, cwd="/")
+        assert p.returncode == code, (args, p.returncode, p.stdout, p.stderr)
+        return p.stdout if code == 0 else p.stdout + p.stderr
+
+    def json(self, *args, code=0):
+        return json.loads(self.cli(*args, "-o", "json", code=code))
 
     def status(self):
         with grpc.insecure_channel(f"unix:{self.sockets}/status.sock", [("grpc.use_local_subchannel_pool", 1)]) as channel:

@@ -16,6 +16,7 @@
 static char dir[] = "/tmp/countersign-core-XXXXXX", store[64], placement[64], policies[64], policy[80];
 static struct cs_core_config config;
 static struct cs_numbers numbers;
+static struct cs_label_filter *filter;
 static struct cs_core *core;
 static struct cs_directory *directory;
 
@@ -67,10 +68,13 @@ static int setup(void **state)
 	remove_store();
 	cs_numbers_fini(&numbers);
 	assert_int_equal(cs_numbers_init(&numbers, &own, &e), 0);
+	cs_label_filter_free(filter);
+	assert_int_equal(cs_label_filter_new(true, NULL, &filter, &e), 0);
 	config = (struct cs_core_config){.store_path = store,
 		.trust_domain = "example.org",
 		.spiffe_id_template = "spiffe://example.org/identity/{id}",
 		.numbers = &numbers,
+		.label_filter = filter,
 		.placement_file = placement,
 		.policy_dir = policies};
 	return 0;
@@ -346,6 +350,8 @@ int main(void)
 	};
 	int r = cmocka_run_group_tests(tests, NULL, NULL);
 	remove_store();
+	cs_numbers_fini(&numbers);
+	cs_label_filter_free(filter);
 	rmdir(dir);
 	return r;
 }

@@ -1,0 +1,75 @@
+"""Which labels make an identity, through the real identityd."""
+import grpc
+import pytest
+
+from lab.identity_lab import Lab, refused
+from lab.nodes import Daemon, condition, labels, reason_of, spec, IDENTIFIED, PROGRAM, REGISTERED
+
+
+@pytest.fixture
+def lab(tmp_path):
+    lab = Lab(tmp_path)
+    yield lab
+    lab.end()
+
+
+def texts(labels):
+    return {f"{l.source}:{l.key}={l.value}" for l in labels}
+
+
+def test_what_only_multiplies_is_no_part_of_an_identity(lab):
+    d = lab.all()
+    one = d.register(spec("a", "k8s:app=web;k8s:pod-template-hash=1", ["10.1.0.1"], lab.veth()))
+    two = d.register(spec("b", "k8s:app=web;k8s:pod-template-hash=2", ["10.1.0.2"], lab.veth()))
+    other = d.register(spec("c", "k8s:app=db;k8s:pod-template-hash=1", ["10.1.0.3"], lab.veth()))
+    assert one.identity == two.identity != other.identity
+    assert texts(d.once().get("identity", one.identity).labels) == {"k8s:app=web"}
+    # It is kept on the endpoint, and shown.
+    assert texts(d.list()["a"].spec.labels) == {"k8s:app=web", "k8s:pod-template-hash=1"}
+    assert texts(d.list()["a"].identity_labels) == {"k8s:app=web"}
+    a = d.json("endpoint", "list")["endpoints"][0]
+    assert a["identity_labels"] == ["k8s:app=web"] and a["filtered_labels"] == ["k8s:pod-template-hash=1"]
+    assert "NOT IN IDENTITY" in d.cli("endpoint", "list")
+
+
+def test_without_the_filter_they_are(lab):
+    d = lab.all("labels.filter_defaults=false")
+    one = d.register(spec("a", "k8s:app=web;k8s:pod-template-hash=1", ["10.1.0.1"], lab.veth()))
+    two = d.register(spec("b", "k8s:app=web;k8s:pod-template-hash=2", ["10.1.0.2"], lab.veth()))
+    assert one.identity != two.identity and texts(two.identity_labels) == {"k8s:app=web", "k8s:pod-template-hash=2"}
+    assert d.json("endpoint", "list")["endpoints"][0]["filtered_labels"] == []
+
+
+def test_a_filter_of_ones_own(lab):
+    d = lab.all("labels.filter=k8s:role,!role-x", instance="own")
+    one = d.register(spec("a", "k8s:role=web;k8s:app=1;k8s:role-x=1", ["10.1.0.1"], lab.veth()))
+    assert texts(one.identity_labels) == {"k8s:role=web"}
+    # Nothing is left: refused, and said why. The endpoint stays registered, and closed.
+    e = refused(grpc.StatusCode.DEADLINE_EXCEEDED, d.register, spec("b", "k8s:app=1", ["10.1.0.2"], lab.veth()),
+                wait_for=[IDENTIFIED], timeout=2)
+    assert reason_of(e) == "labels-invalid" and "k8s:app is not" in e.details()
+    assert d.list()["b"].identity == 0 and condition(d.list()["b"], REGISTERED).met
+    assert not d.list()["b"].identity_labels
+
+
+def test_after_a_restart_the_endpoint_is_known_before_its_claim_is_answered(lab):
+    """Also with labels that its identity does not have: or each restart would close it for a moment."""
+    d = lab.all()
+    one = d.register(spec("a", "k8s:app=web;k8s:pod-template-hash=1", ["10.1.0.1"], lab.veth()))
+    d = lab.restart(d)
+    f = d.follow().wait_synced()
+    assert f.get("endpoint", ("n1", "a")).identity == one.identity
+    f.close()
+
+
+@pytest.mark.parametrize("setting, word", [
+    ("labels.filter=docker:x", "'docker' is no source"),
+    ("labels.filter=\\d", "not known here"),
+    ("identity.fixed=127=x", "from 128 to 255"),
+    ("cluster.id=256", "cluster.id is 0 to 255"),
+    ("cluster.trust_domains=2=Upper", "cluster.trust_domains"),
+])
+def test_settings_that_are_refused(tmp_path, setting, word):
+    d = Daemon(PROGRAM, "--instance", tmp_path / "n", "--set", "trust_domain=example.org", "--set", setting, wait=False)
+    assert d.wait() == 2 and word in d.output(), d.output()
+    d.clean()

@@ -1,0 +1,46 @@
+"""What tests of identityd start, in one hand that ends it."""
+import grpc
+import pytest
+
+from lab.interfaces import Interfaces
+from lab.nodes import Identityd
+
+
+class Lab:
+    """What a test started; stopped at its end, and looked at how it ended."""
+
+    def __init__(self, base):
+        self.base, self.things, self.interfaces = base, [], Interfaces()
+
+    def keep(self, thing):
+        self.things.append(thing)
+        return thing
+
+    def all(self, *sets, **options):
+        return self.keep(Identityd(self.base / options.pop("instance", "n1"), *sets, **options))
+
+    def restart(self, d, **options):
+        """The same instance and settings again; what was there of the process is stopped."""
+        if d in self.things:
+            self.things.remove(d)
+        if d.process.poll() is None:
+            d.stop()
+        return self.keep(d.again(**options))
+
+    def veth(self):
+        return self.interfaces.new()
+
+    def end(self):
+        try:
+            for thing in reversed(self.things):
+                if thing.alive:
+                    thing.stop()
+        finally:
+            self.interfaces.close()
+
+
+def refused(code, fn, *args, **more):
+    with pytest.raises(grpc.RpcError) as e:
+        fn(*args, **more)
+    assert e.value.code() == code, e.value
+    return e.value
