@@ -25,11 +25,17 @@ void cs_entries_event(struct cs_authd *a, const struct cs_pair *pair, enum cs_ev
 
 /* ---- writing ---- */
 
-/* Does this verdict reach further than what is there? */
+/* Does this verdict reach further than what is there? Or as far by other certificates: where the one that ends first was not
+ * renewed, the entry must rest on the other's new one all the same, or it falls with the authority of the old one. */
 static bool lengthens(const struct cs_pair *pair, const struct cs_basis *basis, const struct cs_instant *now)
 {
-	return !pair->live || pair->adopted || (pair->value & CS_AUTH_EXPIRY) <= now->coarse_ns ||
-	       basis->not_after_unix_s > pair->basis.not_after_unix_s;
+	const struct cs_basis *old = &pair->basis;
+	if (!pair->live || pair->adopted || (pair->value & CS_AUTH_EXPIRY) <= now->coarse_ns)
+		return true;
+	if (basis->not_after_unix_s != old->not_after_unix_s)
+		return basis->not_after_unix_s > old->not_after_unix_s;
+	return memcmp(&basis->local, &old->local, sizeof(old->local)) != 0 ||
+	       memcmp(&basis->remote, &old->remote, sizeof(old->remote)) != 0;
 }
 
 static int write_one(struct cs_authd *a, const struct cs_allowed_entry *entry, struct cs_error *e)

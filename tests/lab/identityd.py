@@ -7,6 +7,7 @@ import grpc
 
 from lab import protos
 from lab.daemon import WAIT_S
+from lab.follower import Follower
 
 D = protos.directory
 
@@ -29,18 +30,12 @@ def deleted(record):
     return out
 
 
-def _key(record):
-    if record.HasField("identity"):
-        return "identity", record.identity.id
-    return "endpoint", record.endpoint.node, record.endpoint.id
-
-
 class Identityd(protos.directory_rpc.DirectoryServicer, protos.endpoints_rpc.EndpointsServicer):
     """dir: DIR/identityd of the instance. records: the state at the start."""
 
     def __init__(self, dir, records=(), hold_sync=False):
         self.dir, self.hold_sync = dir, hold_sync
-        self.state = {_key(r): r for r in records}
+        self.state = {Follower.key(r): r for r in records}
         self.followers, self.requests, self.reports = [], queue.Queue(), queue.Queue()
         self.revision, self.report_error = 1, None
         dir.mkdir(parents=True, exist_ok=True)
@@ -77,9 +72,9 @@ class Identityd(protos.directory_rpc.DirectoryServicer, protos.endpoints_rpc.End
         """One revision; deleted() records take things away."""
         for r in records:
             if r.deleted:
-                self.state.pop(_key(r), None)
+                self.state.pop(Follower.key(r), None)
             else:
-                self.state[_key(r)] = r
+                self.state[Follower.key(r)] = r
         self.revision += 1
         self.push_batch(self._batch(records, complete=True, **more))
 

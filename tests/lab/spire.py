@@ -1,4 +1,5 @@
 """A real SPIRE on loopback: one server and agents, which stand for nodes. Found by SPIRE_BIN (a directory) or PATH."""
+import base64
 import json
 import os
 import shutil
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from lab.daemon import WAIT_S
 
@@ -72,7 +75,9 @@ class Program:
 
 
 class Server(Program):
-    def __init__(self, dir, domain):
+    """ca_key: ec-p256, rsa-2048, rsa-4096, ... as SPIRE calls them."""
+
+    def __init__(self, dir, domain, ca_key="ec-p256"):
         self.domain, self.socket = domain, dir / "api.sock"
         with socket.create_server(("127.0.0.1", 0)) as s:
             self.port = s.getsockname()[1]
@@ -83,6 +88,7 @@ server {{
   bind_address = "127.0.0.1"
   bind_port = {self.port}
   socket_path = "{self.socket}"
+  ca_key_type = "{ca_key}"
   ca_ttl = "24h"
   agent_ttl = "1h"
   default_x509_svid_ttl = "1h"
@@ -95,6 +101,22 @@ plugins {{
   KeyManager "disk" {{ plugin_data {{ keys_path = "{dir}/keys.json" }} }}
 }}''')
         self.wait_socket(self.socket)
+
+    def bundle(self):
+        """The authorities of its trust domain, as PEM."""
+        return subprocess.run([self.program, "bundle", "show", "-socketPath", self.socket], text=True, capture_output=True,
+                              check=True, timeout=WAIT_S).stdout
+
+    def authority(self):
+        """Certificate and key of the CA, as PEM: what somebody has who has taken the server over."""
+        pem = serialization.Encoding.PEM
+        keys = json.loads((self.dir / "keys.json").read_text())["keys"]
+        keys = {k.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo): k for k in (
+            serialization.load_der_private_key(base64.b64decode(der), None) for der in keys.values())}
+        cert = x509.load_pem_x509_certificate(self.bundle().encode())
+        key = keys[cert.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)]
+        return cert.public_bytes(pem) + key.private_bytes(pem, serialization.PrivateFormat.PKCS8,
+                                                          serialization.NoEncryption())
 
     def call(self, *args, input=None):
         """What a subcommand says, as JSON."""
@@ -167,14 +189,14 @@ def varints(message):
 
 
 class Spire:
-    """domain's server; agents by add_agent()."""
+    """domain's server; agents by add_agent(). server: options of Server."""
 
-    def __init__(self, domain="example.org"):
+    def __init__(self, domain="example.org", **server):
         self.domain = domain
         self.dir = Path(tempfile.mkdtemp(prefix="cs-spire-", dir="/tmp"))  # short: sockets are in it
         self.agents = {}
         (self.dir / "server").mkdir()
-        self.server = Server(self.dir / "server", domain)
+        self.server = Server(self.dir / "server", domain, **server)
 
     def add_agent(self, name):
         (self.dir / name).mkdir()
@@ -206,6 +228,10 @@ class Spire:
 
     def identity(self, agent, number, ttl=None, federates=()):
         return self.entry(agent, f"/identity/{number}", f"countersign:id:{number}", ttl, federates)
+
+    def trust(self, other):
+        """Federation, this direction of it: the other's authorities verify the other's identities here."""
+        self.server.call("bundle", "set", "-id", other.id(""), input=other.server.bundle())
 
     def delete(self, *ids):
         for id in ids:

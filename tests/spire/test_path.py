@@ -1,17 +1,18 @@
 """Two nodes, every daemon real, a real SPIRE behind every identity: packets go on while SVIDs and authorities change, and
 stop when there is no SVID that is valid."""
 import os
-import threading
 import time
 
 import pytest
 
 from lab.cluster import TRUST_DOMAIN, Cluster, policy, required, wait_until
 from lab.spire import Spire, needed, wait_for
+from traffic import Traffic
 
 pytestmark = needed
 PORT, TTL = 5000, 20
 ROTATION_S = int(os.environ.get("CS_ROTATION_S", "60"))
+OUTAGE_S = int(os.environ.get("CS_OUTAGE_S", "15"))
 
 
 class World:
@@ -62,62 +63,13 @@ def world():
     world.close()
 
 
-class Traffic:
-    """One TCP connection and a datagram every 10 ms, from frontend to db and back."""
-
-    def __init__(self, world):
-        self.world, self.stopping = world, threading.Event()
-        self.tcp, _ = world.frontend.connect(world.db, PORT)
-        self.peer, _ = world.server.accept()
-        self.udp, self.echo = world.frontend.udp(), world.db.udp(PORT + 1)
-        for s in (self.udp, self.echo, self.tcp, self.peer):
-            s.settimeout(3)
-        self.sent = self.lost = self.rounds = 0
-        self.error = None
-        self.threads = [threading.Thread(target=f, daemon=True) for f in (self._echo, self._run)]
-        for t in self.threads:
-            t.start()
-
-    def _echo(self):
-        while not self.stopping.is_set():
-            try:
-                data, sender = self.echo.recvfrom(100)
-                self.echo.sendto(data, sender)
-            except TimeoutError:
-                pass
-
-    def _run(self):
-        to = self.echo.getsockname()
-        while not self.stopping.wait(0.01):
-            self.sent += 1
-            data = b"%d" % self.sent
-            try:
-                self.udp.sendto(data, to)
-                while self.udp.recv(100) != data:
-                    pass
-                self.tcp.sendall(data + b"\n")
-                self.peer.recv(100)
-                self.rounds += 1
-            except OSError as e:
-                self.lost += 1
-                self.error = e
-
-    def end(self):
-        self.stopping.set()
-        for t in self.threads:
-            t.join(10)
-        for s in (self.tcp, self.peer, self.udp, self.echo):
-            s.close()
-        return self
-
-
 def entries(node):
     return node.cli("auth", "list")["entries"]
 
 
 def test_rotation_under_traffic(world):
     world.start(TTL)
-    traffic = Traffic(world)
+    traffic = Traffic(world.frontend, world.db)
     seen, end = set(), time.monotonic() + ROTATION_S
     while time.monotonic() < end:
         for entry in entries(world.two):
@@ -154,10 +106,10 @@ def test_without_spire_the_pair_stops_at_expiry(world):
 
 def test_with_a_long_life_an_outage_of_spire_is_not_noticed(world):
     world.start(600)
-    traffic = Traffic(world)
+    traffic = Traffic(world.frontend, world.db)
     for program in (*world.spire.agents.values(), world.spire.server):
         program.end()
-    time.sleep(15)  # no synchronisation: this is the outage
+    time.sleep(OUTAGE_S)  # no synchronisation: this is the outage
     world.spire.server.begin()
     world.spire.server.wait_socket(world.spire.server.socket)
     for agent in world.spire.agents.values():
@@ -169,7 +121,7 @@ def test_with_a_long_life_an_outage_of_spire_is_not_noticed(world):
 
 def test_nothing_rests_on_a_revoked_authority(world):
     world.start(3600)
-    traffic = Traffic(world)
+    traffic = Traffic(world.frontend, world.db)
     server = world.spire.server
     old = {e["remote_authority"] for n in (world.one, world.two) for e in entries(n)}
     assert len(old) == 1

@@ -256,6 +256,31 @@ static void test_a_later_one_only_lengthens(void **state)
 	assert_true(basis.not_after_unix_s > first);
 }
 
+/* One side was renewed, the other one's certificate still ends first. */
+static void test_as_far_by_other_certificates(void **state)
+{
+	struct test *t = *state;
+	struct cs_auth_key k = key(101, 100, t->n2);
+	struct cs_allowed allowed = {.n = 1};
+	struct cs_basis basis;
+	struct cs_error e;
+	allowed.entry[0] = entry(t, k, 600);
+	assert_int_equal(cs_entries_write(&t->a, &allowed, &e), 0);
+	uint64_t events = cs_events_next_seq(t->a.events);
+	assert_int_equal(cs_entries_write(&t->a, &allowed, &e), 0);
+	assert_int_equal(cs_events_next_seq(t->a.events), events); /* the same: nothing to say */
+	allowed.entry[0].basis.remote.sha256[0] ^= 1;
+	assert_int_equal(cs_entries_write(&t->a, &allowed, &e), 0);
+	assert_true(has_basis(t, k, &basis));
+	assert_memory_equal(&basis.remote, &allowed.entry[0].basis.remote, sizeof(basis.remote));
+	assert_memory_equal(&pair(t, k)->basis.remote, &basis.remote, sizeof(basis.remote));
+	/* The twin: those that end sooner replace nothing. */
+	allowed.entry[0].basis.remote.sha256[0] ^= 1;
+	allowed.entry[0].basis.not_after_unix_s--;
+	assert_int_equal(cs_entries_write(&t->a, &allowed, &e), 0);
+	assert_memory_equal(&pair(t, k)->basis.remote, &basis.remote, sizeof(basis.remote));
+}
+
 static void test_what_policy_does_not_ask_for_is_not_written(void **state)
 {
 	struct test *t = *state;
@@ -485,6 +510,7 @@ int main(void)
 		CASE(test_write_and_delete),
 		CASE(test_never_beyond_max_ttl),
 		CASE(test_a_later_one_only_lengthens),
+		CASE(test_as_far_by_other_certificates),
 		CASE(test_what_policy_does_not_ask_for_is_not_written),
 		CASE(test_both_of_a_pair_on_one_node),
 		CASE(test_what_cannot_be_deleted_is_not_forgotten),
