@@ -75,12 +75,13 @@ class Program:
 
 
 class Server(Program):
-    """ca_key: ec-p256, rsa-2048, rsa-4096, ... as SPIRE calls them."""
+    """ca_key: ec-p256, rsa-2048, rsa-4096, ... as SPIRE calls them. ca_name: common name of every CA."""
 
-    def __init__(self, dir, domain, ca_key="ec-p256"):
+    def __init__(self, dir, domain, ca_key="ec-p256", ca_name=None):
         self.domain, self.socket = domain, dir / "api.sock"
         with socket.create_server(("127.0.0.1", 0)) as s:
             self.port = s.getsockname()[1]
+        subject = f'ca_subject = {{ country = ["US"], organization = ["SPIRE"], common_name = "{ca_name}" }}' if ca_name else ""
         super().__init__("spire-server", dir, f'''
 server {{
   trust_domain = "{domain}"
@@ -89,6 +90,7 @@ server {{
   bind_port = {self.port}
   socket_path = "{self.socket}"
   ca_key_type = "{ca_key}"
+  {subject}
   ca_ttl = "24h"
   agent_ttl = "1h"
   default_x509_svid_ttl = "1h"

@@ -16,8 +16,8 @@ OUTAGE_S = int(os.environ.get("CS_OUTAGE_S", "15"))
 
 
 class World:
-    def __init__(self):
-        self.spire = Spire(TRUST_DOMAIN)
+    def __init__(self, **server):
+        self.spire = Spire(TRUST_DOMAIN, **server)
         self.cluster = Cluster(prefix="tspire")
         self.one, self.two = self.cluster.node(), self.cluster.node()
         self.entries, self.server = {}, None
@@ -119,8 +119,8 @@ def test_with_a_long_life_an_outage_of_spire_is_not_noticed(world):
     assert traffic.end().lost == 0, traffic.error
 
 
-def test_nothing_rests_on_a_revoked_authority(world):
-    world.start(3600)
+def replace_authority(world):
+    """prepared -> activated -> tainted -> revoked under traffic."""
     traffic = Traffic(world.frontend, world.db)
     server = world.spire.server
     old = {e["remote_authority"] for n in (world.one, world.two) for e in entries(n)}
@@ -140,3 +140,22 @@ def test_nothing_rests_on_a_revoked_authority(world):
         wait_until(lambda: all(b["authorities"] == 1 for b in node.cli("svid", "list")["bundles"]), "one authority")
     assert authorities() and not authorities() & old
     assert traffic.end().lost == 0, traffic.error
+
+
+def test_nothing_rests_on_a_revoked_authority(world):
+    replace_authority(world.start(3600))
+
+
+def test_the_spire_that_ciliums_chart_installs():
+    """Its CAs are RSA-4096, leaves are P-256."""
+    world = World(ca_key="rsa-4096", ca_name="Cilium SPIRE CA")
+    try:
+        world.start(3600)
+        [root] = world.one.cli("bundle", "show", TRUST_DOMAIN)["certificates"]
+        identity = next(s["identity"] for s in world.one.cli("svid", "list")["svids"] if s["identity"] >= 100)
+        leaf = world.one.cli("svid", "inspect", str(identity))["certificates"][0]
+        assert (root["key"], leaf["key"]) == ("RSA-4096", "P-256")
+        assert "Cilium SPIRE CA" in root["subject"]
+        replace_authority(world)
+    finally:
+        world.close()
