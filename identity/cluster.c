@@ -25,7 +25,9 @@ struct cs_cluster {
 	struct cs_directory *dir;
 	struct cs_ask **queue;
 	size_t nqueue, capqueue;
-	bool running, want_policy, want_placement, closing;
+	bool running, want_policy, want_placement, closing, leads;
+	int64_t leads_since_mono_ms;
+	char leader[CS_LEADER_NAME_MAX + 1];
 	struct job job;
 	uv_work_t work;
 	uv_fs_event_t watch_policy, watch_placement;
@@ -149,6 +151,9 @@ int cs_cluster_ask_take(struct cs_cluster *c, struct cs_ask *ask, struct cs_erro
 {
 	if (c->closing)
 		return cs_error_set(e, -ESHUTDOWN, "identityd is ending");
+	if (!c->leads)
+		return cs_error_reason(e, -EREMOTE, CS_R_NOT_LEADER, "%s%s", c->leader[0] ? c->leader : "nobody",
+			c->leader[0] ? " leads, not this replica" : " leads now");
 	if (c->nqueue >= CS_WRITER_QUEUE_MAX)
 		return cs_error_reason(e, -ENOBUFS, CS_R_TOO_MANY,
 			"%zu requests wait for the store already; it may be slow or its disk full", c->nqueue);
@@ -241,6 +246,9 @@ int cs_cluster_new(const struct cs_cluster_options *options, struct cs_cluster *
 		return r;
 	}
 	make_checks(c);
+	c->leads = true;
+	c->leads_since_mono_ms = cs_loop_mono_ms(options->loop);
+	snprintf(c->leader, sizeof(c->leader), "%s", options->name);
 	cs_timer_init(&c->settle, options->loop, on_settled, c);
 	cs_timer_init(&c->rescan, options->loop, on_rescan, c);
 	c->open_handles = 2;
@@ -295,4 +303,19 @@ void cs_cluster_free(struct cs_cluster *c)
 struct cs_directory *cs_cluster_directory(struct cs_cluster *c)
 {
 	return c->dir;
+}
+
+bool cs_cluster_leads(const struct cs_cluster *c)
+{
+	return c->leads;
+}
+
+const char *cs_cluster_leader(const struct cs_cluster *c)
+{
+	return c->leader;
+}
+
+int64_t cs_cluster_leads_since_mono_ms(const struct cs_cluster *c)
+{
+	return c->leads_since_mono_ms;
 }

@@ -12,6 +12,7 @@ struct cs_cluster;
 
 struct cs_cluster_options { /* borrowed until closed */
 	struct cs_loop *loop;
+	const char *name; /* of this replica, for people: who leads */
 	struct cs_core_config core;
 	struct cs_metrics *metrics;
 	struct cs_status *status;
@@ -24,7 +25,13 @@ void cs_cluster_close(struct cs_cluster *cluster, void (*closed)(void *data), vo
 void cs_cluster_free(struct cs_cluster *cluster);
 
 struct cs_directory *cs_cluster_directory(struct cs_cluster *cluster);
-/* Takes the ask; its done() comes from the loop after the commit, and after the directory has what it changed.
+/* Does this replica lead, and so take asks? Who does, as far as it knows; "" for nobody. */
+bool cs_cluster_leads(const struct cs_cluster *cluster);
+const char *cs_cluster_leader(const struct cs_cluster *cluster);
+/* By the loop's monotonic clock; of use while it leads. */
+int64_t cs_cluster_leads_since_mono_ms(const struct cs_cluster *cluster);
+/* Not the leader: -EREMOTE with not-leader, and the ask stays the caller's.
+ * Takes the ask; its done() comes from the loop after the commit, and after the directory has what it changed.
  * -ENOBUFS (and the ask stays the caller's): CS_WRITER_QUEUE_MAX wait already. -ESHUTDOWN: closing. */
 CS_MUST_USE int cs_cluster_ask_take(struct cs_cluster *cluster, struct cs_ask *ask, struct cs_error *e);
 /* Read policies and placements anew, as after SIGHUP. */

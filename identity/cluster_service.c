@@ -7,15 +7,14 @@
 #include "mem.h"
 
 struct cs_cluster_service {
-	struct cs_cluster *cluster;
-	const char *trust_domain;
+	struct cs_cluster_service_options options;
+	struct cs_directory_service *directory;
 	struct cs_grpc_service grpc;
 	struct cs_metric *connections;
-	size_t nconnections;
 };
 
-/* Where a connection is; outlives it while an ask is under way. */
-enum greeting { SAID_NOTHING, SAYING_HELLO, SAID_HELLO };
+/* Where a connection is; outlives it while an ask is under way. ELSEWHERE: another replica has to take the node's Hello. */
+enum greeting { SAID_NOTHING, SAYING_HELLO, SAID_HELLO, SAID_ELSEWHERE };
 struct node_conn {
 	unsigned refs;
 	enum greeting greeting;
@@ -34,33 +33,45 @@ static void conn_unref(struct node_conn *conn)
 		free(conn);
 }
 
+static int64_t now(const struct cs_cluster_service *s)
+{
+	return cs_loop_mono_ms(s->options.loop);
+}
+
 void cs_cluster_service_connected(struct cs_grpc_conn *conn, void *data)
 {
 	struct cs_cluster_service *s = data;
 	struct node_conn *state = cs_xcalloc(1, sizeof(*state));
 	state->refs = 1;
 	cs_grpc_conn_set_data(conn, state);
-	cs_metric_set(s->connections, (double)++s->nconnections);
+	cs_peers_connected(s->options.peers, conn, now(s));
+	cs_metric_set(s->connections, (double)cs_peers_connections(s->options.peers));
 	cs_info("a node is connected", cs_str("node", cs_grpc_conn_peer(conn)));
 }
 
 void cs_cluster_service_disconnected(struct cs_grpc_conn *conn, void *data)
 {
 	struct cs_cluster_service *s = data;
-	cs_metric_set(s->connections, (double)--s->nconnections);
+	cs_peers_disconnected(s->options.peers, conn);
+	cs_metric_set(s->connections, (double)cs_peers_connections(s->options.peers));
 	cs_info("a node is disconnected", cs_str("node", cs_grpc_conn_peer(conn)));
 	conn_unref(cs_grpc_conn_data(conn));
 	cs_grpc_conn_set_data(conn, NULL);
 }
 
+static bool is_unavailable(const struct cs_error *e)
+{
+	return e->reason == CS_R_NOT_LEADER || e->reason == CS_R_STORE_UNAVAILABLE || e->code == -ESHUTDOWN;
+}
+
 static void refuse(struct cs_grpc_call *call, const struct cs_error *e)
 {
-	enum cs_grpc_code code = e->code == -EINVAL                          ? CS_GRPC_INVALID_ARGUMENT
+	enum cs_grpc_code code = is_unavailable(e)                           ? CS_GRPC_UNAVAILABLE
+				 : e->code == -EINVAL                        ? CS_GRPC_INVALID_ARGUMENT
 				 : e->code == -EACCES                        ? CS_GRPC_PERMISSION_DENIED
 				 : e->code == -EADDRINUSE                    ? CS_GRPC_ALREADY_EXISTS
 				 : e->code == -ENOSPC || e->code == -ENOBUFS ? CS_GRPC_RESOURCE_EXHAUSTED
 				 : e->code == -EPERM                         ? CS_GRPC_FAILED_PRECONDITION
-				 : e->code == -ESHUTDOWN                     ? CS_GRPC_UNAVAILABLE
 									     : CS_GRPC_INTERNAL;
 	cs_grpc_finish_error(call, code, e);
 }
@@ -73,20 +84,34 @@ static void on_cancel(struct cs_grpc_call *call, void *data)
 
 /* --- answers --- */
 
+/* Does the directory have it as a node, with addresses? Then some leader has taken it. */
+static bool is_known(const struct cs_cluster_service *s, const char *node)
+{
+	const struct cs_directory *dir = cs_cluster_directory(s->options.cluster);
+	const Countersign__V1__Node *record = cs_dir_node(dir, node);
+	return record && record->n_addresses > 0;
+}
+
 static void reply_hello(struct pending *p, struct cs_ask *ask)
 {
+	const struct cs_cluster_service *s = p->service;
 	Countersign__V1__HelloReply reply = COUNTERSIGN__V1__HELLO_REPLY__INIT;
-	p->conn->greeting = ask->result < 0 ? SAID_NOTHING : SAID_HELLO;
+	/* Who cannot register it may serve it: whom another replica took, and whom the store knew before it went away. */
+	bool elsewhere = ask->result < 0 && is_unavailable(&ask->error) && ask->error.code != -ESHUTDOWN;
+	p->conn->greeting = elsewhere ? SAID_ELSEWHERE : ask->result < 0 ? SAID_NOTHING : SAID_HELLO;
 	if (!p->call)
 		return;
-	if (ask->result < 0) {
+	if (ask->result < 0 && !elsewhere) {
 		cs_warn("a node's Hello is refused", cs_str("node", ask->node), cs_err(&ask->error),
 			cs_why(ask->error.reason));
 		refuse(p->call, &ask->error);
 		return;
 	}
-	reply.epoch = cs_dir_epoch(cs_cluster_directory(p->service->cluster));
-	reply.trust_domain = (char *)p->service->trust_domain;
+	reply.epoch = cs_dir_epoch(cs_cluster_directory(s->options.cluster));
+	reply.trust_domain = (char *)s->options.trust_domain;
+	reply.cluster_id = s->options.cluster_id;
+	reply.leader = cs_cluster_leads(s->options.cluster) && !elsewhere;
+	reply.leader_name = (char *)cs_cluster_leader(s->options.cluster);
 	cs_grpc_reply(p->call, &reply.base);
 }
 
@@ -160,8 +185,9 @@ static void ask_take(struct cs_cluster_service *s, struct cs_grpc_call *call, st
 	p->conn->refs++;
 	ask->done = on_done;
 	ask->data = p;
+	cs_peers_heard(s->options.peers, ask->node, now(s));
 	cs_grpc_call_watch(call, on_cancel, NULL, p);
-	if (cs_cluster_ask_take(s->cluster, ask, &e) < 0) {
+	if (cs_cluster_ask_take(s->options.cluster, ask, &e) < 0) {
 		ask->result = e.code;
 		ask->error = e;
 		on_done(ask, p);
@@ -212,13 +238,32 @@ static void hello(struct cs_grpc_call *call, const ProtobufCMessage *message, vo
 	ask_take(data, call, ask);
 }
 
-bool cs_cluster_service_greeted(struct cs_grpc_call *call)
+static bool greeted(struct cs_grpc_call *call)
 {
 	const struct node_conn *conn = cs_grpc_conn_data(cs_grpc_call_conn(call));
 	if (conn->greeting == SAID_HELLO)
 		return true;
 	cs_grpc_finish(call, CS_GRPC_FAILED_PRECONDITION, "Hello comes before anything else");
 	return false;
+}
+
+bool cs_cluster_service_may_follow(struct cs_grpc_call *call, void *service)
+{
+	const struct node_conn *conn = cs_grpc_conn_data(cs_grpc_call_conn(call));
+	if (conn->greeting != SAID_ELSEWHERE)
+		return greeted(call);
+	if (is_known(service, cs_grpc_conn_peer(cs_grpc_call_conn(call))))
+		return true;
+	cs_grpc_finish(call, CS_GRPC_FAILED_PRECONDITION,
+		"this replica does not know the node yet: the leader takes its Hello first");
+	return false;
+}
+
+/* For asks: the leader answers them all, and whoever does not lead says so. */
+static bool may_ask(struct cs_grpc_call *call)
+{
+	const struct node_conn *conn = cs_grpc_conn_data(cs_grpc_call_conn(call));
+	return conn->greeting == SAID_ELSEWHERE || greeted(call);
 }
 
 static int read_claim(const Countersign__V1__ClaimRequest *in, struct cs_claim *claim, struct cs_error *e)
@@ -238,7 +283,7 @@ static void read_claims_and_ask(struct cs_cluster_service *s, struct cs_grpc_cal
 	Countersign__V1__ClaimRequest *const *claims, size_t n)
 {
 	struct cs_error e = {0};
-	if (!cs_cluster_service_greeted(call))
+	if (!may_ask(call))
 		return;
 	if (n > CS_NODE_ENDPOINTS_MAX) {
 		cs_grpc_finish_reason(call, CS_GRPC_RESOURCE_EXHAUSTED, CS_R_TOO_MANY, "at most %d claims of a node",
@@ -273,7 +318,7 @@ static void release(struct cs_grpc_call *call, const ProtobufCMessage *message, 
 {
 	const Countersign__V1__ReleaseRequest *in = (const Countersign__V1__ReleaseRequest *)message;
 	struct cs_error e;
-	if (!cs_cluster_service_greeted(call))
+	if (!may_ask(call))
 		return;
 	if (cs_endpoint_id_check(in->id, &e) < 0) {
 		refuse(call, &e);
@@ -286,11 +331,64 @@ static void release(struct cs_grpc_call *call, const ProtobufCMessage *message, 
 
 static void heartbeat(struct cs_grpc_call *call, const ProtobufCMessage *message, void *data)
 {
-	(void)message;
-	(void)data;
+	struct cs_cluster_service *s = data;
+	const Countersign__V1__HeartbeatRequest *in = (const Countersign__V1__HeartbeatRequest *)message;
+	const struct cs_grpc_conn *conn = cs_grpc_call_conn(call);
 	Countersign__V1__HeartbeatReply reply = COUNTERSIGN__V1__HEARTBEAT_REPLY__INIT;
-	if (cs_cluster_service_greeted(call))
-		cs_grpc_reply(call, &reply.base);
+	if (!may_ask(call))
+		return;
+	cs_peers_heard(s->options.peers, cs_grpc_conn_peer(conn), now(s));
+	if (in->applied && s->directory)
+		cs_directory_service_applied(s->directory, conn, in->applied->epoch, in->applied->revision);
+	reply.leader = cs_cluster_leads(s->options.cluster);
+	reply.leader_name = (char *)cs_cluster_leader(s->options.cluster);
+	cs_grpc_reply(call, &reply.base);
+}
+
+/* --- who has what --- */
+
+struct publishing {
+	struct cs_grpc_call *call;
+	struct cs_published *published;
+};
+
+static void on_published(void *data, size_t have, size_t stale)
+{
+	struct publishing *p = data;
+	Countersign__V1__PublishedReply reply = COUNTERSIGN__V1__PUBLISHED_REPLY__INIT;
+	reply.followers = (uint32_t)have;
+	reply.stale = (uint32_t)stale;
+	cs_grpc_reply(p->call, &reply.base);
+	free(p);
+}
+
+static void published_cancel(struct cs_grpc_call *call, void *data)
+{
+	(void)call;
+	struct publishing *p = data;
+	cs_published_cancel(p->published);
+	free(p);
+}
+
+static void published(struct cs_grpc_call *call, const ProtobufCMessage *message, void *data)
+{
+	struct cs_cluster_service *s = data;
+	const Countersign__V1__PublishedRequest *in = (const Countersign__V1__PublishedRequest *)message;
+	struct cs_error e;
+	if (!may_ask(call))
+		return;
+	if (!in->position || in->position->epoch != cs_dir_epoch(cs_cluster_directory(s->options.cluster))) {
+		cs_grpc_finish(call, CS_GRPC_ABORTED, "the position is of another epoch: claim anew");
+		return;
+	}
+	struct publishing *p = cs_xcalloc(1, sizeof(*p));
+	p->call = call;
+	cs_grpc_call_watch(call, published_cancel, NULL, p);
+	if (cs_directory_service_published(s->directory, in->position->revision, on_published, p, &p->published, &e) <
+		0) {
+		free(p);
+		refuse(call, &e);
+	}
 }
 
 static const struct cs_grpc_method methods[] = {
@@ -299,20 +397,24 @@ static const struct cs_grpc_method methods[] = {
 	{.name = "Release", .roles = CS_ROLE_PEER, .fn = release},
 	{.name = "ReconcileClaims", .roles = CS_ROLE_PEER, .fn = reconcile},
 	{.name = "Heartbeat", .roles = CS_ROLE_PEER, .fn = heartbeat},
+	{.name = "Published", .roles = CS_ROLE_PEER, .fn = published},
 };
 
-struct cs_cluster_service *cs_cluster_service_new(
-	struct cs_cluster *cluster, const char *trust_domain, struct cs_metrics *metrics)
+struct cs_cluster_service *cs_cluster_service_new(const struct cs_cluster_service_options *options)
 {
 	struct cs_cluster_service *s = cs_xcalloc(1, sizeof(*s));
-	s->cluster = cluster;
-	s->trust_domain = trust_domain;
+	s->options = *options;
 	s->grpc = (struct cs_grpc_service){.descriptor = &countersign__v1__cluster__descriptor,
 		.methods = methods,
 		.nmethods = sizeof(methods) / sizeof(methods[0]),
 		.data = s};
-	s->connections = cs_gauge(metrics, "countersign_cluster_connections", "Connections of nodes", NULL, 1);
+	s->connections = cs_gauge(options->metrics, "countersign_cluster_connections", "Connections of nodes", NULL, 1);
 	return s;
+}
+
+void cs_cluster_service_follow(struct cs_cluster_service *s, struct cs_directory_service *directory)
+{
+	s->directory = directory;
 }
 
 const struct cs_grpc_service *cs_cluster_service_grpc(const struct cs_cluster_service *s)

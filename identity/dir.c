@@ -104,8 +104,54 @@ static void link_local(struct cs_directory *dir, struct cs_entry *entry)
 	entry->local = local;
 }
 
+const struct cs_host *cs_dir_host(const struct cs_directory *dir, const char *node)
+{
+	struct cs_host *host;
+	HASH_FIND_STR(dir->hosts, node, host);
+	return host;
+}
+
+bool cs_host_has(const struct cs_host *host, uint32_t identity)
+{
+	struct cs_placed *placed = NULL;
+	if (host)
+		HASH_FIND(hh, host->placed, &identity, sizeof(identity), placed);
+	return placed != NULL;
+}
+
+static void link_placement(struct cs_directory *dir, const Countersign__V1__Placement *placement)
+{
+	struct cs_host *host;
+	HASH_FIND_STR(dir->hosts, placement->node, host);
+	if (!host) {
+		host = cs_xcalloc(1, sizeof(*host));
+		host->node = cs_xstrdup(placement->node);
+		HASH_ADD_KEYPTR(hh, dir->hosts, host->node, strlen(host->node), host);
+	}
+	struct cs_placed *placed = cs_xcalloc(1, sizeof(*placed));
+	placed->identity = placement->identity;
+	HASH_ADD(hh, host->placed, identity, sizeof(placed->identity), placed);
+}
+
+static void unlink_placement(struct cs_directory *dir, const Countersign__V1__Placement *placement)
+{
+	struct cs_host *host;
+	struct cs_placed *placed;
+	HASH_FIND_STR(dir->hosts, placement->node, host);
+	HASH_FIND(hh, host->placed, &placement->identity, sizeof(placement->identity), placed);
+	HASH_DEL(host->placed, placed);
+	free(placed);
+	if (host->placed)
+		return;
+	HASH_DEL(dir->hosts, host);
+	free(host->node);
+	free(host);
+}
+
 static void remove_entry(struct cs_directory *dir, struct cs_entry *entry)
 {
+	if (entry->rec->kind == COUNTERSIGN__V1__KIND__KIND_PLACEMENT)
+		unlink_placement(dir, entry->rec->msg->placement);
 	struct cs_local *local = entry->local;
 	if (local) {
 		DL_DELETE2(local->entries, entry, lprev, lnext);
@@ -152,6 +198,8 @@ static void insert_entry(struct cs_directory *dir, struct cs_rec *rec)
 	dir->counts[rec->kind]++;
 	dir->counts[0]++;
 	link_local(dir, entry);
+	if (rec->kind == COUNTERSIGN__V1__KIND__KIND_PLACEMENT)
+		link_placement(dir, rec->msg->placement);
 }
 
 int cs_dir_put_take(struct cs_directory *dir, cs_record *record, struct cs_error *e)
@@ -222,6 +270,18 @@ bool cs_dir_publish(struct cs_directory *dir, uint64_t revision, bool even_uncha
 	while (dir->nchanges > dir->limits.changes)
 		drop_oldest(dir);
 	return true;
+}
+
+void cs_dir_set_epoch(struct cs_directory *dir, uint64_t epoch)
+{
+	if (epoch == dir->epoch)
+		return;
+	dir->epoch = epoch;
+	while (dir->nchanges > 0)
+		drop_oldest(dir);
+	dir->published =
+		false; /* what is put before the next publication is no change, and that is where the epoch begins */
+	dir->revision = 0;
 }
 
 /* --- looking --- */

@@ -30,9 +30,12 @@ void cs_dir_free(struct cs_directory *dir);
 CS_MUST_USE int cs_dir_put_take(struct cs_directory *dir, cs_record *record, struct cs_error *e);
 /* Takes away the record with this one's key. True if it was there. */
 bool cs_dir_del(struct cs_directory *dir, const cs_record *key);
-/* Everything since the last publication becomes `revision`, which is higher than the last. Without a change nothing
+/* Everything since the last publication becomes `revision`, which is higher than the last (of this epoch). Without a change nothing
  * happens, except for the first publication and where `even_unchanged` says so. True if there is a new revision. */
 bool cs_dir_publish(struct cs_directory *dir, uint64_t revision, bool even_unchanged);
+
+/* Another epoch: a restored store. Whatever revision follows, everybody gets the full state. */
+void cs_dir_set_epoch(struct cs_directory *dir, uint64_t epoch);
 
 uint64_t cs_dir_epoch(const struct cs_directory *dir);
 uint64_t cs_dir_revision(const struct cs_directory *dir);
@@ -95,6 +98,10 @@ CS_MUST_USE int cs_cursor_next(struct cs_cursor *cursor, size_t max_bytes, struc
 /* Would the next batch begin a full state, is one under way? It is what costs memory: a list of all records. */
 bool cs_cursor_begins_full(const struct cs_cursor *cursor);
 bool cs_cursor_in_full(const struct cs_cursor *cursor);
+/* It resumes from a revision that this directory, of the same epoch, has not reached: another replica was faster. It gets
+ * nothing before the directory is there; or, if it is told to believe the directory, its full state. */
+bool cs_cursor_ahead(const struct cs_cursor *cursor);
+void cs_cursor_believe(struct cs_cursor *cursor);
 /* The revision that the follower will have when it has taken everything that was handed out; 0: none yet. */
 uint64_t cs_cursor_at(const struct cs_cursor *cursor);
 /* An empty batch at the cursor's position. Only between complete batches: 0 if one is under way. */

@@ -5,11 +5,15 @@
 #include "identity_limits.h"
 #include "mem.h"
 
+#define KEPT_MAX 256 /* room for records that a cursor keeps: there are thousands of cursors */
+
 struct cs_cursor {
 	struct cs_directory *dir;
 	struct cs_follow follow;
 	char node[CS_NODE_NAME_BYTES + 1];
 	bool started, full; /* full: what is being sent is the full state */
+	bool believe;       /* what the directory has counts, although the follower had more */
+	uint64_t epoch;     /* of what the follower has */
 	uint64_t at;        /* the follower has everything up to here */
 	uint64_t to;        /* ... and will, when pending is sent */
 	struct cs_rec **pending;
@@ -25,6 +29,9 @@ struct cs_cursor *cs_cursor_new(struct cs_directory *dir, const struct cs_follow
 	c->follow = *follow;
 	snprintf(c->node, sizeof(c->node), "%s", follow->node ? follow->node : "");
 	c->follow.node = c->node;
+	c->follow.resume &= !follow->once;
+	if (c->follow.resume && follow->epoch == dir->epoch)
+		c->at = follow->revision;
 	return c;
 }
 
@@ -33,6 +40,16 @@ static void drop_pending(struct cs_cursor *c)
 	for (size_t i = 0; i < c->npending; i++)
 		cs_rec_unref(c->pending[i]);
 	c->npending = c->next = 0;
+	if (c->cap > KEPT_MAX) {
+		free(c->pending);
+		c->pending = NULL;
+		c->cap = 0;
+	}
+	if (c->lentcap > KEPT_MAX) {
+		free(c->lent);
+		c->lent = NULL;
+		c->lentcap = 0;
+	}
 }
 
 void cs_cursor_free(struct cs_cursor *c)
@@ -70,19 +87,29 @@ static bool policy_of(const struct cs_rec *rec, uint32_t *local)
 	return true;
 }
 
+static void collect_policy_of(struct cs_cursor *c, uint32_t identity)
+{
+	struct cs_local *local;
+	HASH_FIND(hh, c->dir->locals, &identity, sizeof(identity), local);
+	for (struct cs_entry *entry = local ? local->entries : NULL; entry; entry = entry->lnext)
+		if (wants(c, entry->rec->kind))
+			add_take(c, cs_rec_ref(entry->rec));
+}
+
 static void collect_full(struct cs_cursor *c)
 {
 	struct cs_directory *dir = c->dir;
+	uint32_t ignored;
 	for (int kind = 1; kind < CS_KINDS; kind++) {
-		if (!wants(c, (Countersign__V1__Kind)kind))
+		struct cs_entry *entry = wants(c, (Countersign__V1__Kind)kind) ? dir->kinds[kind] : NULL;
+		if (!entry || policy_of(entry->rec, &ignored))
 			continue;
-		for (struct cs_entry *entry = dir->kinds[kind]; entry; entry = entry->knext) {
-			uint32_t local;
-			if (policy_of(entry->rec, &local) && !cs_dir_placement(dir, local, c->node))
-				continue;
+		for (; entry; entry = entry->knext)
 			add_take(c, cs_rec_ref(entry->rec));
-		}
 	}
+	const struct cs_host *host = cs_dir_host(dir, c->node);
+	for (const struct cs_placed *p = host ? host->placed : NULL; p; p = p->hh.next)
+		collect_policy_of(c, p->identity);
 }
 
 /* Text keys that were met; the strings are borrowed. */
@@ -115,7 +142,7 @@ static void forget(struct met **set)
 /* An identity came to or left this follower's node: its policy comes or goes with it, although it did not change. */
 static void collect_moved(struct cs_cursor *c, uint32_t identity, struct met **met)
 {
-	bool here = cs_dir_placement(c->dir, identity, c->node) != NULL;
+	bool here = cs_host_has(cs_dir_host(c->dir, c->node), identity);
 	struct cs_local *local;
 	HASH_FIND(hh, c->dir->locals, &identity, sizeof(identity), local);
 	for (struct cs_entry *entry = local ? local->entries : NULL; entry; entry = entry->lnext) {
@@ -135,6 +162,7 @@ static void collect_changes(struct cs_cursor *c)
 {
 	struct cs_directory *dir = c->dir;
 	struct met *met = NULL, *moved = NULL;
+	const struct cs_host *host = cs_dir_host(dir, c->node);
 	size_t first = dir->nchanges;
 	while (first > 0 && cs_dir_change(dir, first - 1)->revision > c->at)
 		first--;
@@ -150,7 +178,7 @@ static void collect_changes(struct cs_cursor *c)
 		if (!wants(c, rec->kind))
 			continue;
 		/* A row that goes is said even if its identity was never here: harmless, and else one could be missed. */
-		if (policy_of(rec, &local) && !rec->msg->deleted && !cs_dir_placement(dir, local, c->node))
+		if (policy_of(rec, &local) && !rec->msg->deleted && !cs_host_has(host, local))
 			continue;
 		if (meet(&met, rec->key))
 			add_take(c, cs_rec_ref(rec));
@@ -162,14 +190,28 @@ static void collect_changes(struct cs_cursor *c)
 bool cs_cursor_begins_full(const struct cs_cursor *c)
 {
 	const struct cs_directory *dir = c->dir;
-	return !c->started && dir->published &&
-	       (!c->follow.resume || c->follow.once || c->follow.epoch != dir->epoch ||
-		       c->follow.revision < dir->floor || c->follow.revision > dir->revision);
+	if (c->next < c->npending || !dir->published)
+		return false;
+	if (c->started)
+		return c->epoch != dir->epoch;
+	return !c->follow.resume || c->follow.epoch != dir->epoch || c->follow.revision < dir->floor ||
+	       (c->follow.revision > dir->revision && c->believe);
 }
 
 bool cs_cursor_in_full(const struct cs_cursor *c)
 {
 	return c->full && c->next < c->npending;
+}
+
+bool cs_cursor_ahead(const struct cs_cursor *c)
+{
+	return !c->started && c->follow.resume && c->follow.epoch == c->dir->epoch &&
+	       c->follow.revision > c->dir->revision && !c->believe;
+}
+
+void cs_cursor_believe(struct cs_cursor *c)
+{
+	c->believe = true;
 }
 
 uint64_t cs_cursor_at(const struct cs_cursor *c)
@@ -181,16 +223,11 @@ static int collect(struct cs_cursor *c, struct cs_error *e)
 {
 	struct cs_directory *dir = c->dir;
 	drop_pending(c);
-	if (!dir->published)
+	if (!dir->published || cs_cursor_ahead(c))
 		return 0;
-	if (!c->started) {
-		c->full = cs_cursor_begins_full(c);
-		c->started = true;
-		if (!c->full)
-			c->at = c->follow.revision;
-	} else {
-		c->full = false;
-	}
+	c->full = cs_cursor_begins_full(c);
+	c->started = true;
+	c->epoch = dir->epoch;
 	c->to = dir->revision;
 	if (c->full) {
 		collect_full(c);
@@ -212,7 +249,7 @@ static void batch_init(struct cs_cursor *c, struct cs_batch *ret, uint64_t revis
 	*ret = (struct cs_batch){.last = false};
 	countersign__v1__directory_batch__init(&ret->msg);
 	countersign__v1__position__init(&ret->position);
-	ret->position.epoch = c->dir->epoch;
+	ret->position.epoch = c->started ? c->epoch : c->dir->epoch;
 	ret->position.revision = revision;
 	ret->msg.position = &ret->position;
 }

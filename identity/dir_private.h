@@ -27,6 +27,17 @@ struct cs_entry {
 	struct cs_entry *lprev, *lnext; /* of its local identity */
 };
 
+/* The identities that are placed on one node. */
+struct cs_placed {
+	uint32_t identity;
+	UT_hash_handle hh;
+};
+struct cs_host {
+	char *node;
+	struct cs_placed *placed;
+	UT_hash_handle hh;
+};
+
 /* The policy rows and default of one local identity. */
 struct cs_local {
 	uint32_t identity;
@@ -47,6 +58,7 @@ struct cs_directory {
 	struct cs_entry *kinds[CS_KINDS];
 	size_t counts[CS_KINDS];
 	struct cs_local *locals;
+	struct cs_host *hosts;
 	struct cs_change *changes; /* ring */
 	size_t cap, head, nchanges;
 	struct cs_dir_watch *watchers;
@@ -56,6 +68,9 @@ struct cs_rec *cs_rec_new_take(cs_record *record, char *key);
 struct cs_rec *cs_rec_ref(struct cs_rec *rec);
 void cs_rec_unref(struct cs_rec *rec);
 const struct cs_change *cs_dir_change(const struct cs_directory *dir, size_t i); /* 0: the oldest */
+/* NULL: nothing is placed there. */
+const struct cs_host *cs_dir_host(const struct cs_directory *dir, const char *node);
+bool cs_host_has(const struct cs_host *host, uint32_t identity);
 struct cs_entry *cs_dir_entry(const struct cs_directory *dir, const char *key);
 
 #endif

@@ -1,76 +1,100 @@
-#include "directory_service.h"
+#include "directory_service_private.h"
 
-#include <utlist.h>
 #include "identity_limits.h"
 #include "log.h"
 #include "mem.h"
 
-struct follower {
-	struct cs_directory_service *service;
-	struct cs_grpc_call *call;
-	struct cs_cursor *cursor;
-	bool full;                /* the call's queue is full: on_drain tells when not */
-	int64_t progress_mono_ms; /* when it last took something */
-	struct follower *prev, *next;
-};
+static int64_t now(const struct cs_directory_service *s)
+{
+	return cs_loop_mono_ms(s->options.loop);
+}
 
-struct cs_directory_service {
-	struct cs_directory_service_options options;
-	struct cs_grpc_method methods[1];
-	struct cs_grpc_service grpc;
-	struct follower *followers;
-	size_t nfollowers;
-	struct cs_dir_watch watch;
-	struct cs_timer heartbeat;
-	bool closed;
-	struct cs_metric *followers_gauge, *cut_off;
-};
+static void leave_full(struct follower *f)
+{
+	if (f->in_full)
+		cs_metric_set(f->service->full_gauge, (double)--f->service->nfull, f->service->options.label);
+	f->in_full = false;
+}
 
 static void forget(struct follower *f)
 {
 	struct cs_directory_service *s = f->service;
+	leave_full(f);
+	cs_follower_acks_fini(f);
 	DL_DELETE(s->followers, f);
 	cs_metric_set(s->followers_gauge, (double)--s->nfollowers, s->options.label);
 	cs_cursor_free(f->cursor);
 	free(f);
 }
 
-static void cut_off(struct follower *f, const char *why)
+static void cut_off(struct follower *f, enum cs_grpc_code code, const char *why)
 {
 	struct cs_grpc_call *call = f->call;
 	cs_metric_add(f->service->cut_off, 1, f->service->options.label);
-	cs_warn("a follower of the directory is cut off", cs_str("peer", cs_grpc_conn_peer(cs_grpc_call_conn(call))),
+	cs_warn("a follower of the directory is cut off", cs_str("peer", cs_grpc_conn_peer(f->conn)),
 		cs_str("error", why));
 	forget(f);
-	cs_grpc_finish_reason(call, CS_GRPC_RESOURCE_EXHAUSTED, CS_R_TOO_MANY, "%s", why);
+	cs_grpc_finish_reason(
+		call, code, code == CS_GRPC_RESOURCE_EXHAUSTED ? CS_R_TOO_MANY : CS_R_DIRECTORY_STALE, "%s", why);
 }
 
 static uint32_t silent_ms(const struct cs_directory_service *s)
 {
-	return s->options.silent_ms ? s->options.silent_ms(s->options.silent_data) : 0;
+	return s->options.silent_ms ? s->options.silent_ms(s->options.data) : 0;
 }
 
 /* 0, or the follower is gone. */
-static int send_batch(struct follower *f, struct cs_batch *batch)
+static int send_batch(struct follower *f, struct cs_batch *batch, bool whole)
 {
 	batch->msg.silent_ms = silent_ms(f->service);
+	batch->msg.ack = whole && cs_follower_asks(f, batch->position.revision);
 	int r = cs_grpc_send(f->call, &batch->msg.base);
 	if (r < 0) {
-		cut_off(f, "a batch found no room in the stream: follow anew");
+		cut_off(f, CS_GRPC_RESOURCE_EXHAUSTED, "a batch found no room in the stream: follow anew");
 		return -1;
 	}
 	f->full = r == CS_GRPC_FULL;
 	return 0;
 }
 
+void cs_follower_beat(struct follower *f)
+{
+	struct cs_batch batch;
+	if (cs_cursor_heartbeat(f->cursor, &batch) == 1)
+		(void)send_batch(f, &batch, true);
+}
+
+/* A full state may begin only when there is room among those on their way. */
+static bool may_go_on(struct follower *f)
+{
+	struct cs_directory_service *s = f->service;
+	if (!cs_cursor_begins_full(f->cursor))
+		return true;
+	if (s->nfull >= CS_FULL_STATES_MAX) {
+		f->waits = true;
+		return false;
+	}
+	f->in_full = true;
+	f->since_mono_ms = now(s);
+	cs_metric_set(s->full_gauge, (double)++s->nfull, s->options.label);
+	return true;
+}
+
+/* Everything that the follower has room for. It may be gone afterwards. */
 static void pump(struct follower *f)
 {
+	struct cs_directory_service *s = f->service;
 	struct cs_batch batch;
 	struct cs_error e;
 	int r = 0;
-	while (!f->full && (r = cs_cursor_next(f->cursor, CS_BATCH_BYTES_MAX, &batch, &e)) == 1) {
-		if (send_batch(f, &batch) < 0)
+	f->waits = false;
+	while (!f->full && may_go_on(f) && (r = cs_cursor_next(f->cursor, CS_BATCH_BYTES_MAX, &batch, &e)) == 1) {
+		f->sent_mono_ms = now(s);
+		cs_metric_add(s->batches, 1, s->options.label);
+		if (send_batch(f, &batch, batch.msg.complete) < 0)
 			return;
+		if (batch.msg.complete)
+			leave_full(f);
 		if (batch.last) {
 			struct cs_grpc_call *call = f->call;
 			forget(f);
@@ -79,50 +103,102 @@ static void pump(struct follower *f)
 		}
 	}
 	if (r < 0)
-		cut_off(f, e.text);
+		cut_off(f, CS_GRPC_RESOURCE_EXHAUSTED, e.text);
+}
+
+/* When its turn is: changes come at once after a quiet while, and then at most once in coalesce_ms. */
+static int64_t due_mono_ms(const struct follower *f)
+{
+	return f->sent_mono_ms + f->service->options.coalesce_ms;
+}
+
+/* Those who wait and whose turn it is; a full state that ended makes room for another. */
+static void flush(struct cs_directory_service *s)
+{
+	int64_t next = INT64_MAX, at = now(s);
+	struct follower *f, *tmp;
+	DL_FOREACH_SAFE (s->followers, f, tmp) {
+		if (!f->waits || f->full)
+			continue;
+		bool full = cs_cursor_begins_full(f->cursor);
+		if (full ? s->nfull < CS_FULL_STATES_MAX : due_mono_ms(f) <= at)
+			pump(f);
+		else if (!full && due_mono_ms(f) < next)
+			next = due_mono_ms(f);
+	}
+	if (next != INT64_MAX)
+		cs_timer_start(&s->flush, next - at, 0);
+}
+
+static void on_flush(struct cs_timer *timer)
+{
+	flush(timer->data);
 }
 
 static void on_publish(struct cs_dir_watch *watch)
 {
 	struct cs_directory_service *s = watch->data;
+	/* Who does not take them now loses what is more than is kept. */
+	bool at_once = s->options.coalesce_ms == 0 || cs_dir_will_forget(s->options.dir);
 	struct follower *f, *tmp;
-	DL_FOREACH_SAFE (s->followers, f, tmp)
-		pump(f);
+	DL_FOREACH_SAFE (s->followers, f, tmp) {
+		f->waits = true;
+		if (at_once && !f->full)
+			pump(f);
+	}
+	flush(s);
+	cs_published_look(s);
 }
 
 static void on_cancel(struct cs_grpc_call *call, void *data)
 {
 	(void)call;
-	forget(data);
+	struct follower *f = data;
+	struct cs_directory_service *s = f->service;
+	forget(f);
+	flush(s);
 }
 
 static void on_drain(struct cs_grpc_call *call, void *data)
 {
 	(void)call;
 	struct follower *f = data;
+	struct cs_directory_service *s = f->service;
 	f->full = false;
-	f->progress_mono_ms = cs_loop_mono_ms(f->service->options.loop);
+	f->progress_mono_ms = now(s);
 	pump(f);
+	flush(s);
 }
 
-static void beat(struct follower *f)
+static void look_after(struct follower *f)
 {
-	struct cs_batch batch;
-	if (cs_cursor_heartbeat(f->cursor, &batch) == 1)
-		(void)send_batch(f, &batch);
+	struct cs_directory_service *s = f->service;
+	bool complete = !s->options.complete || s->options.complete(s->options.data);
+	int64_t at = now(s);
+	if (f->full && at - f->progress_mono_ms > CS_FOLLOWER_STALL_MS)
+		cut_off(f, CS_GRPC_RESOURCE_EXHAUSTED, "too slow: nothing was taken for a minute; follow anew");
+	else if (f->in_full && at - f->since_mono_ms > CS_FULL_STATE_MS)
+		cut_off(f, CS_GRPC_RESOURCE_EXHAUSTED,
+			"too slow: the full state was not taken in a minute; follow anew");
+	else if (cs_cursor_ahead(f->cursor) && at - f->since_mono_ms >= CS_AHEAD_MS && !complete)
+		cut_off(f, CS_GRPC_UNAVAILABLE, "this replica knows less than you do; follow another one");
+	else if (!f->full)
+		cs_follower_beat(f);
 }
 
 static void on_heartbeat(struct cs_timer *timer)
 {
 	struct cs_directory_service *s = timer->data;
-	int64_t now = cs_loop_mono_ms(s->options.loop);
+	bool complete = !s->options.complete || s->options.complete(s->options.data);
 	struct follower *f, *tmp;
 	DL_FOREACH_SAFE (s->followers, f, tmp) {
-		if (!f->full)
-			beat(f);
-		else if (now - f->progress_mono_ms > CS_FOLLOWER_STALL_MS)
-			cut_off(f, "too slow: nothing was taken for a minute; follow anew");
+		if (complete && cs_cursor_ahead(f->cursor) && now(s) - f->since_mono_ms >= CS_AHEAD_MS) {
+			cs_cursor_believe(f->cursor);
+			f->waits = true;
+		}
+		look_after(f);
 	}
+	flush(s);
 }
 
 static bool read_request(const Countersign__V1__FollowRequest *in, struct cs_follow *ret, struct cs_error *e)
@@ -144,12 +220,28 @@ static bool read_request(const Countersign__V1__FollowRequest *in, struct cs_fol
 	return true;
 }
 
+static struct follower *add_follower(
+	struct cs_directory_service *s, struct cs_grpc_call *call, const struct cs_follow *follow)
+{
+	struct follower *f = cs_xcalloc(1, sizeof(*f));
+	f->service = s;
+	f->call = call;
+	f->conn = cs_grpc_call_conn(call);
+	f->cursor = cs_cursor_new(s->options.dir, follow);
+	f->since_mono_ms = f->progress_mono_ms = now(s);
+	f->sent_mono_ms = now(s) - s->options.coalesce_ms;
+	DL_APPEND(s->followers, f);
+	cs_metric_set(s->followers_gauge, (double)++s->nfollowers, s->options.label);
+	cs_grpc_call_watch(call, on_cancel, on_drain, f);
+	return f;
+}
+
 static void follow(struct cs_grpc_call *call, const ProtobufCMessage *message, void *data)
 {
 	struct cs_directory_service *s = data;
 	struct cs_follow follow;
 	struct cs_error e;
-	if (s->options.may_follow && !s->options.may_follow(call))
+	if (s->options.may_follow && !s->options.may_follow(call, s->options.follow_data))
 		return;
 	if (!read_request((const Countersign__V1__FollowRequest *)message, &follow, &e)) {
 		cs_grpc_finish_error(call, CS_GRPC_INVALID_ARGUMENT, &e);
@@ -161,19 +253,32 @@ static void follow(struct cs_grpc_call *call, const ProtobufCMessage *message, v
 		return;
 	}
 	follow.node = s->options.node ? s->options.node : cs_grpc_conn_peer(cs_grpc_call_conn(call));
-	struct follower *f = cs_xcalloc(1, sizeof(*f));
-	f->service = s;
-	f->call = call;
-	f->cursor = cs_cursor_new(s->options.dir, &follow);
-	f->progress_mono_ms = cs_loop_mono_ms(s->options.loop);
-	DL_APPEND(s->followers, f);
-	cs_metric_set(s->followers_gauge, (double)++s->nfollowers, s->options.label);
-	cs_grpc_call_watch(call, on_cancel, on_drain, f);
+	struct follower *f = add_follower(s, call, &follow);
+	if (s->options.acks && !follow.once)
+		cs_follower_acks_init(f);
 	if (!follow.once)
-		beat(f); /* it is heard: a call that resumes where nothing happened since would wait for 5 s */
+		cs_follower_beat(
+			f); /* it is heard: a call that resumes where nothing happened since would wait for 5 s */
 	/* The heartbeat may have cut it off. */
 	if (s->followers && s->followers->prev == f)
 		pump(f);
+}
+
+static void make_metrics(struct cs_directory_service *s)
+{
+	const char *label = s->options.label;
+	char name[96];
+	snprintf(name, sizeof(name), "countersign_%s_followers", label);
+	s->followers_gauge = cs_gauge(s->options.metrics, name, "Streams that follow the directory", "role", 2);
+	snprintf(name, sizeof(name), "countersign_%s_followers_cut_off_total", label);
+	s->cut_off = cs_counter(s->options.metrics, name, "Streams that were too slow", "role", 2);
+	snprintf(name, sizeof(name), "countersign_%s_batches_total", label);
+	s->batches = cs_counter(s->options.metrics, name, "Batches of changes that were sent to followers", "role", 2);
+	snprintf(name, sizeof(name), "countersign_%s_full_states", label);
+	s->full_gauge = cs_gauge(s->options.metrics, name, "Full states that are being sent", "role", 2);
+	snprintf(name, sizeof(name), "countersign_%s_followers_stale", label);
+	s->stale_gauge = cs_gauge(s->options.metrics, name,
+		"Followers that did not say in time that they have what an endpoint waits for", "role", 2);
 }
 
 struct cs_directory_service *cs_directory_service_new(const struct cs_directory_service_options *options)
@@ -184,13 +289,12 @@ struct cs_directory_service *cs_directory_service_new(const struct cs_directory_
 		(struct cs_grpc_method){.name = "Follow", .roles = options->roles, .streaming = true, .fn = follow};
 	s->grpc = (struct cs_grpc_service){
 		.descriptor = &countersign__v1__directory__descriptor, .methods = s->methods, .nmethods = 1, .data = s};
-	char name[96];
-	snprintf(name, sizeof(name), "countersign_%s_followers", options->label);
-	s->followers_gauge = cs_gauge(options->metrics, name, "Streams that follow the directory", "role", 2);
-	snprintf(name, sizeof(name), "countersign_%s_followers_cut_off_total", options->label);
-	s->cut_off = cs_counter(options->metrics, name, "Streams that were too slow", "role", 2);
+	int64_t beat_ms = options->heartbeat_ms ? options->heartbeat_ms : CS_HEARTBEAT_MS;
+	make_metrics(s);
 	cs_timer_init(&s->heartbeat, options->loop, on_heartbeat, s);
-	cs_timer_start(&s->heartbeat, CS_HEARTBEAT_MS, CS_HEARTBEAT_MS);
+	cs_timer_start(&s->heartbeat, beat_ms, beat_ms);
+	cs_timer_init(&s->flush, options->loop, on_flush, s);
+	cs_published_init(s);
 	s->watch = (struct cs_dir_watch){.fn = on_publish, .data = s};
 	cs_dir_watch(options->dir, &s->watch);
 	return s;
@@ -201,6 +305,11 @@ const struct cs_grpc_service *cs_directory_service_grpc(const struct cs_director
 	return &s->grpc;
 }
 
+size_t cs_directory_service_followers(const struct cs_directory_service *s)
+{
+	return s->nfollowers;
+}
+
 void cs_directory_service_close(struct cs_directory_service *s)
 {
 	if (s->closed)
@@ -208,12 +317,14 @@ void cs_directory_service_close(struct cs_directory_service *s)
 	s->closed = true;
 	cs_dir_unwatch(s->options.dir, &s->watch);
 	cs_timer_close(&s->heartbeat, NULL);
+	cs_timer_close(&s->flush, NULL);
 	struct follower *f, *tmp;
 	DL_FOREACH_SAFE (s->followers, f, tmp) {
 		struct cs_grpc_call *call = f->call;
 		forget(f);
 		cs_grpc_finish(call, CS_GRPC_UNAVAILABLE, "identityd is ending");
 	}
+	cs_published_close(s);
 }
 
 void cs_directory_service_free(struct cs_directory_service *s)

@@ -18,12 +18,22 @@
 #define CS_DIR_CHANGES_MAX 65536
 #define CS_BATCH_BYTES_MAX (1024 * 1024)
 /* Streams at a time: 5,000 nodes and then some. */
-#define CS_FOLLOWERS_MAX      6000
-#define CS_HEARTBEAT_MS       5000
-#define CS_FOLLOWER_STALL_MS  60000 /* a follower that takes nothing for so long is cut off */
-#define CS_NODE_HEARTBEAT_MS  10000
-#define CS_CLAIM_RETRY_MIN_MS 1000
-#define CS_CLAIM_RETRY_MAX_MS 15000
+#define CS_FOLLOWERS_MAX         6000
+#define CS_HEARTBEAT_MS          5000
+#define CS_CLUSTER_BEAT_MS       2000 /* of the cluster role: nodes leave a replica that is silent for three of them */
+#define CS_FULL_STATES_MAX       16 /* full states on their way at a time: each is a list of all records; others wait */
+#define CS_FULL_STATE_MS         60000 /* ... and who does not take it in this time makes room for them */
+#define CS_AHEAD_MS              5000 /* a follower that knows more than this replica waits so long for it to catch up */
+#define CS_PUBLISHED_MS          1000 /* who did not say by then that it has a revision is not waited for */
+#define CS_PUBLISHED_WAITERS_MAX 4096
+#define CS_FOLLOWER_STALL_MS     60000 /* a follower that takes nothing for so long is cut off */
+#define CS_NODE_HEARTBEAT_MS     10000
+#define CS_CLAIM_RETRY_MIN_MS    1000
+#define CS_CLAIM_RETRY_MAX_MS    15000
+
+#define CS_LEADER_NAME_MAX 253
+/* A node has one connection to a replica, and a dead one or two that TCP still holds. */
+#define CS_NODE_CONNECTIONS_MAX 4
 
 /* Disk: what waits for the writer, and what one transaction takes. */
 #define CS_WRITER_QUEUE_MAX 16384

@@ -31,6 +31,7 @@ struct cs_identityd {
 	struct cs_tls_watch *tls_watch;
 	/* cluster role */
 	struct cs_cluster *cluster;
+	struct cs_peers *peers;
 	struct cs_cluster_service *cluster_service;
 	struct cs_directory_service *cluster_directory;
 	struct cs_grpc_server *cluster_server;
@@ -128,7 +129,10 @@ static int start_cluster(struct cs_identityd *d, struct cs_error *e)
 		r = cs_label_filter_new(c->label_defaults, &c->label_rules, &d->label_filter, e);
 	if (r < 0)
 		return r;
+	if (!c->node_name[0] && gethostname(d->hostname, sizeof(d->hostname) - 1) < 0)
+		return cs_error_errno(e, -errno, "cannot read the host's name; set node.name");
 	struct cs_cluster_options options = {.loop = &d->daemon->loop,
+		.name = c->node_name[0] ? c->node_name : d->hostname,
 		.core = {.store_path = d->store_path,
 			.trust_domain = c->trust_domain,
 			.spiffe_id_template = d->template,
@@ -145,20 +149,39 @@ static int start_cluster(struct cs_identityd *d, struct cs_error *e)
 	return cs_cluster_new(&options, &d->cluster, e);
 }
 
+static bool is_complete(void *data)
+{
+	return cs_cluster_leads(data);
+}
+
 static int serve_cluster(struct cs_identityd *d, struct cs_error *e)
 {
 	if (!d->tls) {
 		cs_info("tls.cert is not set: no other node can join this cluster role");
 		return 0;
 	}
+	d->peers = cs_peers_new();
+	struct cs_cluster_service_options service = {.loop = &d->daemon->loop,
+		.cluster = d->cluster,
+		.peers = d->peers,
+		.trust_domain = d->config->trust_domain,
+		.cluster_id = (uint32_t)d->config->cluster_id,
+		.metrics = d->daemon->metrics};
+	d->cluster_service = cs_cluster_service_new(&service);
 	struct cs_directory_service_options directory = {.loop = &d->daemon->loop,
 		.dir = cs_cluster_directory(d->cluster),
+		.complete = is_complete,
+		.data = d->cluster,
 		.roles = CS_ROLE_PEER,
-		.may_follow = cs_cluster_service_greeted,
+		.may_follow = cs_cluster_service_may_follow,
+		.follow_data = d->cluster_service,
+		.coalesce_ms = d->config->directory_coalesce_ms,
+		.heartbeat_ms = CS_CLUSTER_BEAT_MS,
+		.acks = true,
 		.label = "cluster",
 		.metrics = d->daemon->metrics};
-	d->cluster_service = cs_cluster_service_new(d->cluster, d->config->trust_domain, d->daemon->metrics);
 	d->cluster_directory = cs_directory_service_new(&directory);
+	cs_cluster_service_follow(d->cluster_service, d->cluster_directory);
 	struct cs_grpc_server_options options = {.limits = {.message_max = CLUSTER_MESSAGE_MAX,
 							 .unpack_max = 8 * CLUSTER_MESSAGE_MAX,
 							 .connections_max = CLUSTER_CONNECTIONS_MAX,
@@ -239,7 +262,7 @@ static int serve_node(struct cs_identityd *d, struct cs_error *e)
 	struct cs_directory_service_options directory = {.loop = &d->daemon->loop,
 		.dir = cs_node_directory(d->node),
 		.silent_ms = node_silent_ms,
-		.silent_data = d->node,
+		.data = d->node,
 		.node = cs_node_name(d->node),
 		.roles = CS_ROLE_VIEWER,
 		.label = "node",
@@ -336,6 +359,7 @@ void cs_identityd_free(struct cs_identityd *d)
 	cs_directory_service_free(d->node_directory);
 	cs_directory_service_free(d->cluster_directory);
 	cs_cluster_service_free(d->cluster_service);
+	cs_peers_free(d->peers);
 	cs_node_free(d->node);
 	cs_cluster_free(d->cluster);
 	cs_tls_watch_free(d->tls_watch);

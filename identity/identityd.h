@@ -27,7 +27,7 @@ struct cs_identityd_config {
 	char *policy_dir;
 	int placement_authority; /* enum cs_authority_kind */
 	char *placement_file;
-	int64_t address_quarantine_ms;
+	int64_t address_quarantine_ms, directory_coalesce_ms;
 	struct cs_strings depends_on;
 };
 

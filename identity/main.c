@@ -71,6 +71,9 @@ static const struct cs_setting settings[] = {
 	CS_SET_DURATION(C, address_quarantine_ms, "address.quarantine", "75s", 0, 86400000,
 		"For how long an address that an endpoint let go is not given to another identity; longer than authd's "
 		"directory.max_stale"),
+	CS_SET_DURATION(C, directory_coalesce_ms, "directory.coalesce", "50ms", 0, 5000,
+		"The least time between two batches of changes to one node; the first after a quiet while goes at "
+		"once"),
 	CS_SET_LIST(C, depends_on, "depends_on", "", 0, 256,
 		"What must be reachable before anything is authenticated (SPIRE, DNS): NAME=LABEL[;LABEL...] or "
 		"NAME=PREFIX"),

@@ -1,4 +1,5 @@
-/* The service Directory with a real client of our gRPC: heartbeats, and what becomes of one who is too slow. */
+/* The service Directory with a real client of our gRPC: heartbeats, how often changes are sent, who is said to have what,
+ * and what becomes of one who is too slow. */
 #include "directory_service.h"
 
 #include <setjmp.h>
@@ -41,7 +42,9 @@ struct world {
 	struct cs_grpc_client_call *call;
 	uint64_t revision;
 	uint32_t silent_ms, heard_silent_ms;
-	unsigned messages, beats, synced;
+	unsigned messages, beats, synced, changes, asked, connected;
+	uint64_t asked_revision;
+	const struct cs_grpc_conn *conn; /* of the client, on the server's side */
 	bool done;
 	struct cs_grpc_status status;
 };
@@ -59,6 +62,10 @@ static void on_message(struct cs_grpc_client_call *call, const ProtobufCMessage 
 	w->messages++;
 	w->beats += batch->n_records == 0 && !batch->complete;
 	w->synced += batch->synced;
+	w->changes += batch->complete;
+	w->asked += batch->ack;
+	if (batch->ack)
+		w->asked_revision = batch->position->revision;
 	w->heard_silent_ms = batch->silent_ms;
 }
 
@@ -85,7 +92,29 @@ static void publish(struct world *w, uint32_t identity)
 	cs_dir_publish(w->dir, ++w->revision, false);
 }
 
-static void open_world(struct world *w, size_t changes)
+static void on_connect(struct cs_grpc_conn *conn, void *data)
+{
+	struct world *w = data;
+	w->conn = conn;
+	w->connected++;
+}
+
+static void follow_anew(struct world *w, uint64_t resume)
+{
+	struct cs_error e;
+	Countersign__V1__FollowRequest in = COUNTERSIGN__V1__FOLLOW_REQUEST__INIT;
+	Countersign__V1__Position position = COUNTERSIGN__V1__POSITION__INIT;
+	position.epoch = 1;
+	position.revision = resume;
+	if (resume != 0)
+		in.resume = &position;
+	w->done = false;
+	assert_int_equal(cs_grpc_stream(w->channel, &countersign__v1__directory__descriptor, "Follow", &in.base, NULL,
+				 on_message, on_done, w, &w->call, &e),
+		0);
+}
+
+static void open_world_with(struct world *w, size_t changes, int64_t coalesce_ms, bool (*complete)(void *))
 {
 	struct cs_error e;
 	struct cs_dir_limits limits = {.records = 1000, .changes = changes};
@@ -99,21 +128,28 @@ static void open_world(struct world *w, size_t changes)
 	struct cs_directory_service_options options = {.loop = &w->loop,
 		.dir = w->dir,
 		.silent_ms = silent_ms,
-		.silent_data = w,
+		.data = w,
 		.node = "n1",
+		.complete = complete,
 		.roles = CS_ROLE_VIEWER,
+		.coalesce_ms = coalesce_ms,
+		.heartbeat_ms = 500,
+		.acks = true,
 		.label = "node",
 		.metrics = w->metrics};
 	w->service = cs_directory_service_new(&options);
-	assert_int_equal(cs_grpc_server_new(&w->loop, NULL, &w->server, &e), 0);
+	struct cs_grpc_server_options server = {.on_connect = on_connect, .data = w};
+	assert_int_equal(cs_grpc_server_new(&w->loop, &server, &w->server, &e), 0);
 	assert_int_equal(cs_grpc_server_add(w->server, cs_directory_service_grpc(w->service), &e), 0);
 	assert_int_equal(cs_grpc_server_listen_unix(w->server, sock, 0600, (gid_t)-1, &w->roles, &e), 0);
 	struct cs_grpc_channel_options channel = {.target = target};
 	assert_int_equal(cs_grpc_channel_new(&w->loop, &channel, &w->channel, &e), 0);
-	Countersign__V1__FollowRequest in = COUNTERSIGN__V1__FOLLOW_REQUEST__INIT;
-	assert_int_equal(cs_grpc_stream(w->channel, &countersign__v1__directory__descriptor, "Follow", &in.base, NULL,
-				 on_message, on_done, w, &w->call, &e),
-		0);
+	follow_anew(w, 0);
+}
+
+static void open_world(struct world *w, size_t changes)
+{
+	open_world_with(w, changes, 0, NULL);
 }
 
 /* Turns the loop until a counter is there; the loop's own timers bound it. */
@@ -207,7 +243,7 @@ static void test_takes_nothing_for_a_minute(void **state)
 		turn(&w);
 	}
 	ahead_ms += CS_FOLLOWER_STALL_MS + 1000;
-	int64_t end = cs_clock_system.mono_ms(NULL) + CS_HEARTBEAT_MS + 1000; /* the next heartbeat looks */
+	int64_t end = cs_clock_system.mono_ms(NULL) + 1500; /* the next heartbeat looks */
 	while (cs_clock_system.mono_ms(NULL) < end)
 		uv_run(&w.loop.uv, UV_RUN_ONCE);
 	cs_grpc_client_resume(w.call);
@@ -215,6 +251,172 @@ static void test_takes_nothing_for_a_minute(void **state)
 	assert_int_equal(w.status.code, CS_GRPC_RESOURCE_EXHAUSTED);
 	assert_non_null(strstr(w.status.message, "for a minute"));
 	close_world(&w);
+}
+
+/* The first after a quiet while at once; then what comes within the time is one batch. */
+static void test_coalesced(void **state)
+{
+	(void)state;
+	struct world w;
+	open_world_with(&w, 1000, 300, NULL);
+	publish(&w, 256);
+	until(&w, &w.synced, 1);
+	assert_int_equal(w.changes, 1);
+	int64_t start = cs_clock_system.mono_ms(NULL);
+	ahead_ms += 1000; /* it was quiet */
+	publish(&w, 257);
+	until(&w, &w.changes, 2);
+	assert_true(cs_clock_system.mono_ms(NULL) - start < 250);
+	start = cs_clock_system.mono_ms(NULL);
+	for (uint32_t i = 0; i < 20; i++) {
+		publish(&w, 258 + i);
+		turn(&w);
+	}
+	assert_int_equal(w.changes, 2);
+	until(&w, &w.changes, 3);
+	assert_true(cs_clock_system.mono_ms(NULL) - start >= 250);
+	turn(&w);
+	assert_int_equal(w.changes, 3);
+	close_world(&w);
+}
+
+struct answer {
+	unsigned done;
+	size_t have, stale;
+};
+
+static void on_published(void *data, size_t have, size_t stale)
+{
+	struct answer *a = data;
+	a->done++;
+	a->have = have;
+	a->stale = stale;
+}
+
+static void wait_published(struct world *w, uint64_t revision, struct answer *a, struct cs_published **ret)
+{
+	struct cs_error e;
+	*a = (struct answer){0};
+	assert_int_equal(cs_directory_service_published(w->service, revision, on_published, a, ret, &e), 0);
+}
+
+static void test_published(void **state)
+{
+	(void)state;
+	struct world w;
+	struct answer first, second, third;
+	struct cs_published *p;
+	open_world_with(&w, 1000, 50, NULL);
+	publish(&w, 256);
+	until(&w, &w.synced, 1);
+	assert_int_equal(w.asked, 0); /* nobody waits: nobody asks */
+	/* Before the directory has it, and twice: one question. */
+	wait_published(&w, 2, &first, &p);
+	wait_published(&w, 2, &second, &p);
+	turn(&w);
+	assert_int_equal(w.asked, 0);
+	publish(&w, 257);
+	until(&w, &w.asked, 1);
+	assert_int_equal(w.asked_revision, 2);
+	assert_int_equal(first.done + second.done, 0);
+	cs_directory_service_applied(w.service, w.conn, 2, 2);  /* another epoch */
+	cs_directory_service_applied(w.service, w.conn, 1, 1);  /* less */
+	cs_directory_service_applied(w.service, w.conn, 1, 99); /* more than it was ever sent */
+	assert_int_equal(first.done + second.done, 0);
+	cs_directory_service_applied(w.service, w.conn, 1, 2);
+	assert_int_equal(first.done + second.done, 2);
+	assert_int_equal(first.have, 1);
+	assert_int_equal(first.stale, 0);
+	turn(&w);
+	assert_int_equal(w.asked, 1);
+	/* What is known already is answered at once; of what was sent it is asked at once. */
+	wait_published(&w, 1, &first, &p);
+	assert_int_equal(first.done, 1);
+	publish(&w, 258);
+	until(&w, &w.changes, 3);
+	wait_published(&w, 3, &first, &p);
+	wait_published(&w, 3, &third, &p);
+	cs_published_cancel(p);
+	until(&w, &w.asked, 2);
+	cs_directory_service_applied(w.service, w.conn, 1, 3);
+	assert_int_equal(first.done, 1);
+	assert_int_equal(third.done, 0);
+	/* Who is gone is not waited for. */
+	publish(&w, 259);
+	until(&w, &w.changes, 4);
+	wait_published(&w, 4, &first, &p);
+	cs_grpc_client_cancel(w.call);
+	until(&w, &first.done, 1);
+	assert_int_equal(first.have + first.stale, 0);
+	close_world(&w);
+}
+
+/* Who does not answer holds up one second once, and then nobody before it was heard again. */
+static void test_published_with_a_silent_follower(void **state)
+{
+	(void)state;
+	struct world w;
+	struct answer a, b;
+	struct cs_published *p;
+	open_world(&w, 1000);
+	publish(&w, 256);
+	until(&w, &w.synced, 1);
+	int64_t start = cs_clock_system.mono_ms(NULL);
+	wait_published(&w, 1, &a, &p);
+	wait_published(&w, 1, &b, &p);
+	until(&w, &a.done, 1);
+	until(&w, &b.done, 1);
+	assert_true(cs_clock_system.mono_ms(NULL) - start >= CS_PUBLISHED_MS - 10);
+	assert_int_equal(a.stale, 1);
+	assert_int_equal(b.stale, 1);
+	wait_published(&w, 1, &a, &p);
+	assert_int_equal(a.done, 1);
+	assert_int_equal(a.stale, 1);
+	cs_directory_service_applied(w.service, w.conn, 1, 1);
+	wait_published(&w, 1, &a, &p);
+	assert_int_equal(a.done, 1);
+	assert_int_equal(a.have, 1);
+	assert_int_equal(a.stale, 0);
+	close_world(&w);
+}
+
+static bool yes(void *data)
+{
+	(void)data;
+	return true;
+}
+
+static bool no(void *data)
+{
+	(void)data;
+	return false;
+}
+
+/* It comes with more than there is. A replica that leads has all there is; another one sends it away. */
+static void test_ahead(void **state)
+{
+	(void)state;
+	for (int leads = 0; leads < 2; leads++) {
+		struct world w;
+		open_world_with(&w, 1000, 0, leads ? yes : no);
+		publish(&w, 256);
+		until(&w, &w.synced, 1);
+		cs_grpc_client_cancel(w.call);
+		until_done(&w);
+		unsigned beats = w.beats;
+		follow_anew(&w, 5);
+		until(&w, &w.beats, beats + 2);
+		assert_int_equal(w.synced, 1);
+		ahead_ms += CS_AHEAD_MS;
+		if (leads) {
+			until(&w, &w.synced, 2);
+		} else {
+			until_done(&w);
+			assert_int_equal(w.status.code, CS_GRPC_UNAVAILABLE);
+			assert_non_null(strstr(w.status.message, "follow another"));
+		}
+		close_world(&w);
+	}
 }
 
 int main(void)
@@ -227,6 +429,10 @@ int main(void)
 		cmocka_unit_test(test_heartbeat_before_and_after),
 		cmocka_unit_test(test_too_slow_for_the_changes),
 		cmocka_unit_test(test_takes_nothing_for_a_minute),
+		cmocka_unit_test(test_coalesced),
+		cmocka_unit_test(test_published),
+		cmocka_unit_test(test_published_with_a_silent_follower),
+		cmocka_unit_test(test_ahead),
 	};
 	int r = cmocka_run_group_tests(tests, NULL, NULL);
 	rmdir(dir);
