@@ -165,6 +165,18 @@ static void on_synced(void *data)
 	cs_reporter_mark_all(a->reporter); /* identityd keeps no conditions over its restart */
 }
 
+static void on_begin(void *data)
+{
+	struct cs_adapter *a = data;
+	cs_local_identities_begin(a->locals);
+}
+
+static int on_batch(void *data, const Countersign__V1__DirectoryBatch *batch, struct cs_error *e)
+{
+	struct cs_adapter *a = data;
+	return cs_local_identities_batch(a->locals, batch, e);
+}
+
 /* ---- time, metrics ---- */
 
 static void on_tick(struct cs_timer *timer)
@@ -256,6 +268,10 @@ static int serve(struct cs_adapter *a, struct cs_error *e)
 
 static int follow(struct cs_adapter *a, struct cs_error *e)
 {
+	static const Countersign__V1__Kind kinds[] = {
+		COUNTERSIGN__V1__KIND__KIND_IDENTITY, COUNTERSIGN__V1__KIND__KIND_ENDPOINT};
+	const struct cs_directory_events events = {
+		.kinds = kinds, .nkinds = 2, .begin = on_begin, .batch = on_batch, .data = a};
 	struct cs_daemon *d = a->daemon;
 	char path[CS_PATH];
 	int r;
@@ -264,7 +280,7 @@ static int follow(struct cs_adapter *a, struct cs_error *e)
 			0 ||
 		(r = cs_instance_path(d->instance, "identityd", "directory.sock", path, e)) < 0)
 		return r;
-	return cs_directory_new(&d->loop, path, a->locals, cs_check_new(d->status, "directory"), &a->directory, e);
+	return cs_directory_new(&d->loop, path, &events, cs_check_new(d->status, "directory"), &a->directory, e);
 }
 
 int cs_adapter_start(struct cs_daemon *d, cs_source_open *open_source, const char *node_spiffe_id,

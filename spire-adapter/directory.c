@@ -9,13 +9,15 @@
 
 struct cs_directory {
 	struct cs_loop *loop;
-	struct cs_local_identities *locals;
+	struct cs_directory_events events;
 	struct cs_check *check;
 	struct cs_grpc_channel *channel;
 	struct cs_grpc_client_call *call; /* NULL: none */
 	struct cs_timer timer;            /* with a call: silence; without: when to try again */
 	bool broken;                      /* this call's records are of no use any more */
 	bool closing;
+	int64_t heard_mono_ms; /* the last batch, and what it said of the cluster role; INT64_MAX: there was none */
+	int64_t silent_ms;
 };
 
 static void on_message(struct cs_grpc_client_call *call, const ProtobufCMessage *message, void *data)
@@ -26,7 +28,9 @@ static void on_message(struct cs_grpc_client_call *call, const ProtobufCMessage 
 	if (d->broken)
 		return;
 	cs_timer_start(&d->timer, CS_DIRECTORY_SILENT_MS, 0);
-	if (cs_local_identities_batch(d->locals, batch, &e) < 0) {
+	d->heard_mono_ms = cs_loop_mono_ms(d->loop);
+	d->silent_ms = batch->silent_ms;
+	if (d->events.batch(d->events.data, batch, &e) < 0) {
 		cs_warn("the directory cannot be used", cs_err(&e), cs_why(e.reason));
 		cs_check_error(d->check, &e);
 		d->broken = true;
@@ -55,13 +59,12 @@ static void on_done(const struct cs_grpc_status *status, void *data)
 static void follow(struct cs_directory *d)
 {
 	Countersign__V1__FollowRequest request = COUNTERSIGN__V1__FOLLOW_REQUEST__INIT;
-	Countersign__V1__Kind kinds[] = {COUNTERSIGN__V1__KIND__KIND_IDENTITY, COUNTERSIGN__V1__KIND__KIND_ENDPOINT};
 	struct cs_error e;
-	request.kinds = kinds;
-	request.n_kinds = sizeof(kinds) / sizeof(kinds[0]);
+	request.kinds = (Countersign__V1__Kind *)d->events.kinds;
+	request.n_kinds = d->events.nkinds;
 	d->broken = false;
 	cs_timer_stop(&d->timer);
-	cs_local_identities_begin(d->locals);
+	d->events.begin(d->events.data);
 	if (cs_grpc_stream(d->channel, &countersign__v1__directory__descriptor, "Follow", &request.base, NULL,
 		    on_message, on_done, d, &d->call, &e) < 0) {
 		cs_warn("the directory cannot be followed", cs_err(&e));
@@ -94,7 +97,12 @@ static void on_timer(struct cs_timer *timer)
 	} /* else READY will come */
 }
 
-int cs_directory_new(struct cs_loop *loop, const char *socket, struct cs_local_identities *locals,
+int64_t cs_directory_silent_ms(const struct cs_directory *d)
+{
+	return d->heard_mono_ms == INT64_MAX ? INT64_MAX : cs_loop_mono_ms(d->loop) - d->heard_mono_ms + d->silent_ms;
+}
+
+int cs_directory_new(struct cs_loop *loop, const char *socket, const struct cs_directory_events *events,
 	struct cs_check *check, struct cs_directory **ret, struct cs_error *e)
 {
 	char target[CS_PATH + 8];
@@ -102,7 +110,7 @@ int cs_directory_new(struct cs_loop *loop, const char *socket, struct cs_local_i
 	if (!d)
 		return cs_error_set(e, -ENOMEM, "out of memory");
 	snprintf(target, sizeof(target), "unix:%s", socket);
-	*d = (struct cs_directory){.loop = loop, .locals = locals, .check = check};
+	*d = (struct cs_directory){.loop = loop, .events = *events, .check = check, .heard_mono_ms = INT64_MAX};
 	const struct cs_grpc_channel_options options = {
 		.target = target, .keep = true, .on_state = on_state, .data = d};
 	int r = cs_grpc_channel_new(loop, &options, &d->channel, e);

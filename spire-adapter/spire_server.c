@@ -23,7 +23,7 @@ struct cs_spire_server {
 	bool own_seen;           /* in this message of the Workload API */
 	struct cs_error own_why; /* ... or why not */
 	int64_t own_until_unix_s;
-	bool told, told_trouble; /* what on_state heard last */
+	bool told_trouble; /* what on_state heard last */
 	bool closing;
 };
 
@@ -49,9 +49,8 @@ static void call_free(struct call *call)
 
 static void tell(struct cs_spire_server *s, const struct cs_error *why)
 {
-	if (!s->on_state || (s->told && s->told_trouble == (why != NULL)))
+	if (!s->on_state || (why && s->told_trouble))
 		return;
-	s->told = true;
 	s->told_trouble = why != NULL;
 	s->on_state(s->data, why);
 }

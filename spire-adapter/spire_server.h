@@ -34,7 +34,7 @@ struct cs_spire_server_options {
 	const char *trust_domain; /* the server's */
 	/* TCP only, else NULL: the agent's Workload API and the SPIFFE ID whose SVID it issues to this process. */
 	const char *agent_socket, *own_id;
-	/* May be NULL. At changes only: why it cannot be reached or refuses us, or NULL: it is there. */
+	/* May be NULL. why: it cannot be reached, or refuses us; said once. NULL: a connection is there, each time. */
 	void (*on_state)(void *data, const struct cs_error *why);
 	void *data;
 };

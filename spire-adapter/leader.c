@@ -1,0 +1,82 @@
+#include "leader.h"
+
+#include <countersign/v1/status.pb-c.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "grpc.h"
+#include "instance.h"
+
+struct cs_leader {
+	struct cs_grpc_channel *channel;
+	struct cs_timer timer;
+	void (*changed)(void *data);
+	void *data;
+	bool leads, asking, closing;
+};
+
+static void on_reply(const struct cs_grpc_status *status, const ProtobufCMessage *reply, void *data)
+{
+	struct cs_leader *l = data;
+	l->asking = false;
+	if (l->closing || status->code != CS_GRPC_OK)
+		return;
+	/* "all", "all, leader", "cluster, follower", "node" */
+	bool leads = !strstr(((const Countersign__V1__StatusReply *)reply)->role, "follower");
+	if (leads == l->leads)
+		return;
+	l->leads = leads;
+	l->changed(l->data);
+}
+
+static void ask(struct cs_timer *timer)
+{
+	const Countersign__V1__StatusRequest request = COUNTERSIGN__V1__STATUS_REQUEST__INIT;
+	const struct cs_grpc_call_options options = {.timeout_ms = CS_LEADER_ASK_MS};
+	struct cs_leader *l = timer->data;
+	struct cs_error ignored; /* it is asked again */
+	if (!l->asking)
+		l->asking = cs_grpc_unary(l->channel, &countersign__v1__status__descriptor, "Get", &request.base,
+				    &options, on_reply, l, NULL, &ignored) == 0;
+}
+
+int cs_leader_new(struct cs_loop *loop, const char *socket, void (*changed)(void *data), void *data,
+	struct cs_leader **ret, struct cs_error *e)
+{
+	char target[CS_PATH + 8];
+	struct cs_leader *l = calloc(1, sizeof(*l));
+	if (!l)
+		return cs_error_set(e, -ENOMEM, "out of memory");
+	*l = (struct cs_leader){.changed = changed, .data = data};
+	snprintf(target, sizeof(target), "unix:%s", socket);
+	const struct cs_grpc_channel_options options = {.target = target, .backoff_max_ms = CS_LEADER_ASK_MS};
+	int r = cs_grpc_channel_new(loop, &options, &l->channel, e);
+	if (r < 0) {
+		free(l);
+		return r;
+	}
+	cs_timer_init(&l->timer, loop, ask, l);
+	cs_timer_start(&l->timer, 0, CS_LEADER_ASK_MS);
+	*ret = l;
+	return 0;
+}
+
+bool cs_leader_is(const struct cs_leader *l)
+{
+	return l->leads;
+}
+
+void cs_leader_close(struct cs_leader *l)
+{
+	if (!l || l->closing)
+		return;
+	l->closing = true;
+	cs_timer_close(&l->timer, NULL);
+	cs_grpc_channel_close(l->channel, NULL, NULL);
+}
+
+void cs_leader_free(struct cs_leader *l)
+{
+	free(l);
+}

@@ -1,0 +1,22 @@
+/* Does this machine's identityd lead its cluster? Where several replicas of the cluster role run, one registrar beside each,
+ * the one beside the leader is active. Two at a time, for a moment, do no harm: what one made the other finds. */
+#ifndef CS_LEADER_H
+#define CS_LEADER_H
+
+#include "loop.h"
+
+#define CS_LEADER_ASK_MS 2000
+
+struct cs_leader;
+
+/* socket: identityd's status.sock; need not exist yet. changed is called from the loop. */
+CS_MUST_USE int cs_leader_new(struct cs_loop *loop, const char *socket, void (*changed)(void *data), void *data,
+	struct cs_leader **ret, struct cs_error *e);
+/* It said so, and was heard since. false at the start. An identityd that goes away takes its directory with it, and that
+ * is looked at elsewhere: here its last word counts. */
+bool cs_leader_is(const struct cs_leader *l);
+/* The loop ends later; free after that. NULL is fine. */
+void cs_leader_close(struct cs_leader *l);
+void cs_leader_free(struct cs_leader *l);
+
+#endif
