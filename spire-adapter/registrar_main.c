@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "bootstrap.h"
 #include "keys.h"
 #include "mem.h"
 #include "registrar.h"
@@ -202,6 +203,8 @@ static void fini(struct cs_daemon *d)
 
 int main(int argc, char **argv)
 {
+	if (argc > 1 && strcmp(argv[1], "--bootstrap-spire") == 0)
+		return cs_bootstrap_main(argc - 2, argv + 2);
 	static const struct cs_daemon_spec spec = {
 		.name = "registrar",
 		.program = "countersign-registrar",

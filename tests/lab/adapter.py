@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from lab import protos
-from lab.daemon import ROOT, WAIT_S, Daemon
+from lab.daemon import ROOT, WAIT_S
+from lab.watched import Watched
 
 PROGRAM = "spire-adapter/countersign-spire-adapter"
 REASON = {name: int(number) for number, name in re.findall(
@@ -24,22 +25,12 @@ CONTEXT = {CLIENT: b"TLS 1.3, client CertificateVerify", SERVER: b"TLS 1.3, serv
 ECDSA_P256 = 0x0403
 
 
-class Adapter(Daemon):
+class Adapter(Watched):
     def __init__(self, instance, ca_dir, *sets, node="n1", domain="example.org", **options):
         self.instance, self.sockets = instance, instance / "spire-adapter"
         settings = {"trust_domain": domain, "node.name": node, "local_ca.dir": ca_dir, "log.level": "debug"}
         args = [f"{k}={v}" for k, v in settings.items()] + list(sets)
         super().__init__(PROGRAM, "--instance", instance, *itertools.chain(*(("--set", a) for a in args)), **options)
-
-    def status(self):
-        with grpc.insecure_channel(f"unix:{self.sockets / 'status.sock'}") as channel:
-            return protos.status_rpc.StatusStub(channel).Get(protos.status.StatusRequest(), timeout=WAIT_S)
-
-    def metrics(self):
-        with grpc.insecure_channel(f"unix:{self.sockets / 'status.sock'}") as channel:
-            stub = protos.status_rpc.StatusStub(channel)
-            text = b"".join(c.text for c in stub.Metrics(protos.status.MetricsRequest(), timeout=WAIT_S)).decode()
-        return {m[1]: float(m[2]) for m in re.finditer(r"^([a-z_]+(?:\{.*\})?) (\S+)$", text, re.M)}
 
     def once(self, timeout=WAIT_S):
         """The list, as a command line would get it."""

@@ -21,28 +21,40 @@ def endpoint(name, number, node="n1", local=True):
     return D.Record(endpoint=D.Endpoint(node=node, id=name, identity=number, local=here))
 
 
+def node(name):
+    return D.Record(node=D.Node(name=name))
+
+
+def placement(number, node):
+    return D.Record(placement=D.Placement(identity=number, node=node, authority="static"))
+
+
+KEYS = {"identity": ("id",), "node": ("name",), "placement": ("identity", "node"), "endpoint": ("node", "id")}
+
+
 def deleted(record):
+    kind = record.WhichOneof("record")
     out = D.Record(deleted=True)
-    if record.HasField("identity"):
-        out.identity.id = record.identity.id
-    else:
-        out.endpoint.node, out.endpoint.id = record.endpoint.node, record.endpoint.id
+    for field in KEYS[kind]:
+        setattr(getattr(out, kind), field, getattr(getattr(record, kind), field))
     return out
 
 
-class Identityd(protos.directory_rpc.DirectoryServicer, protos.endpoints_rpc.EndpointsServicer):
+class Identityd(protos.directory_rpc.DirectoryServicer, protos.endpoints_rpc.EndpointsServicer,
+                protos.status_rpc.StatusServicer):
     """dir: DIR/identityd of the instance. records: the state at the start."""
 
     def __init__(self, dir, records=(), hold_sync=False):
         self.dir, self.hold_sync = dir, hold_sync
         self.state = {Follower.key(r): r for r in records}
         self.followers, self.requests, self.reports = [], queue.Queue(), queue.Queue()
-        self.revision, self.report_error = 1, None
+        self.revision, self.report_error, self.role = 1, None, "all"
         dir.mkdir(parents=True, exist_ok=True)
         self.server = grpc.server(futures.ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
         protos.directory_rpc.add_DirectoryServicer_to_server(self, self.server)
         protos.endpoints_rpc.add_EndpointsServicer_to_server(self, self.server)
-        for name in ("directory.sock", "endpoints.sock"):
+        protos.status_rpc.add_StatusServicer_to_server(self, self.server)
+        for name in ("directory.sock", "endpoints.sock", "status.sock"):
             (dir / name).unlink(missing_ok=True)
             assert self.server.add_insecure_port(f"unix:{dir / name}")
         self.server.start()
@@ -81,6 +93,9 @@ class Identityd(protos.directory_rpc.DirectoryServicer, protos.endpoints_rpc.End
     def push_batch(self, batch):
         for batches in self.followers:
             batches.put(batch)
+
+    def Get(self, request, context):
+        return protos.status.StatusReply(daemon="identityd", role=self.role, healthy=True)
 
     def Report(self, request, context):
         if self.report_error:

@@ -10,9 +10,10 @@ from lab.tree import ROOT, tracked
 
 BUILD = Path(os.environ.get("CS_BUILD", ROOT / "build/release"))
 PREFIX = "/usr/local"  # CMake's own
-DAEMONS = ["identityd", "spire-adapter", "authd"]
+DAEMONS = ["identityd", "spire-adapter", "authd", "registrar"]
 UNITS = [f"lib/systemd/system/countersign-{d}.service" for d in DAEMONS] + ["lib/sysusers.d/countersign.conf"]
 PROGRAMS = ["bin/countersign", "sbin/countersign-identityd", "sbin/countersign-spire-adapter", "sbin/countersign-authd",
+            "sbin/countersign-registrar",
             "libexec/countersign/countersign-handshaker"]
 INTERNAL = {"libexec/countersign/countersign-handshaker"}  # nobody starts it by hand
 
