@@ -173,7 +173,7 @@ static int check_options(const struct cs_etcd_options *o, struct cs_error *e)
 	if (!o->user != !o->password)
 		return cs_error_set(e, -EINVAL, "etcd: user and password are given both or neither");
 	for (size_t i = 0; i < o->nendpoints; i++)
-		if (strncmp(o->endpoints[i], "http://", 7) != 0 && !o->ca_file)
+		if (strncmp(o->endpoints[i], "https://", 8) == 0 && !o->ca_file)
 			return cs_error_set(
 				e, -EINVAL, "%s: no file with the CA of etcd's certificates is given", o->endpoints[i]);
 	return 0;

@@ -23,7 +23,9 @@ bool cs_etcd_token_refused(const char *text)
 
 struct etcd_verdict cs_etcd_judge(const struct cs_grpc_status *status)
 {
-	bool etcds = strncmp(status->message, "etcdserver: ", 12) == 0; /* it said so, so it looked at it */
+	/* Too large a request is refused unread, in two places; too large an answer is noticed on this side, afterwards. */
+	bool unread = strncmp(status->message, "etcdserver: ", 12) == 0 ||
+		      strncmp(status->message, "grpc: received message larger", 29) == 0;
 	if (cs_etcd_token_refused(status->message))
 		return (struct etcd_verdict){.code = -EACCES, .sure = true, .token = true};
 	switch (status->code) {
@@ -52,7 +54,7 @@ struct etcd_verdict cs_etcd_judge(const struct cs_grpc_status *status)
 			return (struct etcd_verdict){.code = -ENOSPC, .sure = true};
 		if (strstr(status->message, "too many requests"))
 			return (struct etcd_verdict){.code = -ETIMEDOUT, .sure = true, .later = true};
-		return (struct etcd_verdict){.code = -EMSGSIZE, .sure = etcds};
+		return (struct etcd_verdict){.code = -EMSGSIZE, .sure = unread};
 	case CS_GRPC_DEADLINE_EXCEEDED:
 		return (struct etcd_verdict){.code = -ETIMEDOUT, .elsewhere = true};
 	default:
