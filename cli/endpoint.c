@@ -11,9 +11,10 @@ static const char *const steps[] = {
 	[COUNTERSIGN__V1__STEP__STEP_PLACED] = "placed",
 	[COUNTERSIGN__V1__STEP__STEP_ENFORCED] = "enforced",
 	[COUNTERSIGN__V1__STEP__STEP_SVID_READY] = "svid-ready",
+	[COUNTERSIGN__V1__STEP__STEP_PUBLISHED] = "published",
 };
 #define NSTEPS (sizeof(steps) / sizeof(steps[0]))
-const char *const cs_step_names = "registered, identified, placed, enforced, svid-ready";
+const char *const cs_step_names = "registered, identified, placed, enforced, svid-ready, published";
 
 const char *cs_step_name(Countersign__V1__Step step)
 {

@@ -161,6 +161,10 @@ void cs_endpoint_reset(struct cs_node_endpoint *ep, uint64_t incarnation, int64_
 	};
 	ep->incarnation = incarnation;
 	ep->caught_up = 0;
+	ep->asking_published = false;
+	if (ep->want_published)
+		cs_endpoint_set(ep, COUNTERSIGN__V1__STEP__STEP_PUBLISHED, false, CS_R_DIRECTORY_STALE,
+			"the other nodes have not answered yet", now_unix_ms);
 	cs_endpoint_set(ep, COUNTERSIGN__V1__STEP__STEP_REGISTERED, true, CS_R_NONE, NULL, now_unix_ms);
 	for (size_t i = 0; i < sizeof(unmet) / sizeof(unmet[0]); i++)
 		cs_endpoint_set(ep, unmet[i].step, false, unmet[i].reason, unmet[i].detail, now_unix_ms);
@@ -203,7 +207,7 @@ Countersign__V1__Step cs_endpoint_unmet(const struct cs_node_endpoint *ep, const
 const char *cs_step_name(Countersign__V1__Step step)
 {
 	static const char *const names[CS_STEPS] = {
-		"unspecified", "registered", "identified", "placed", "enforced", "svid-ready"};
+		"unspecified", "registered", "identified", "placed", "enforced", "svid-ready", "published"};
 	return (unsigned)step < CS_STEPS ? names[step] : "unknown";
 }
 
@@ -215,6 +219,8 @@ Countersign__V1__EndpointStatus *cs_endpoint_status(const struct cs_node_endpoin
 	Countersign__V1__Label labels[CS_LABELS_MAX], *label_refs[CS_LABELS_MAX];
 	for (int i = 1; i < CS_STEPS; i++) {
 		const struct cs_condition *c = &ep->conditions[i];
+		if (i == COUNTERSIGN__V1__STEP__STEP_PUBLISHED && c->since_unix_ms == 0)
+			continue; /* nobody asked */
 		countersign__v1__condition__init(&conditions[i]);
 		countersign__v1__reason__init(&reasons[i]);
 		reasons[i].name = c->reason == CS_R_NONE ? (char *)"" : (char *)cs_reason_name(c->reason);
@@ -223,7 +229,7 @@ Countersign__V1__EndpointStatus *cs_endpoint_status(const struct cs_node_endpoin
 		conditions[i].met = c->met;
 		conditions[i].reason = &reasons[i];
 		conditions[i].since_unix_ms = c->since_unix_ms;
-		refs[i - 1] = &conditions[i];
+		refs[m.n_conditions++] = &conditions[i];
 	}
 	m.spec = cs_endpoint_spec_message(&ep->spec);
 	m.node = (char *)node;
@@ -234,7 +240,6 @@ Countersign__V1__EndpointStatus *cs_endpoint_status(const struct cs_node_endpoin
 	m.identity_labels = label_refs;
 	m.n_identity_labels = ep->identity_labels.n;
 	m.conditions = refs;
-	m.n_conditions = CS_STEPS - 1;
 	size_t n = countersign__v1__endpoint_status__get_packed_size(&m);
 	uint8_t *bytes = cs_xcalloc(1, n);
 	countersign__v1__endpoint_status__pack(&m, bytes);

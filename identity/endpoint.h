@@ -8,7 +8,7 @@
 #include "labels.h"
 #include "identity_limits.h"
 
-#define CS_STEPS 6 /* enum Step, 0 is none */
+#define CS_STEPS 7 /* enum Step, 0 is none */
 
 struct cs_condition {
 	bool met;
@@ -46,7 +46,10 @@ struct cs_node_endpoint {
 	uint64_t identity_incarnation;    /* whose these two are */
 	struct cs_condition conditions[CS_STEPS];
 	enum cs_claim_state claim;
-	uint32_t caught_up;     /* the identity whose reports it has */
+	uint32_t caught_up;      /* the identity whose reports it has */
+	uint64_t taken_revision; /* CLAIM_TAKEN: the directory has it from there on */
+	bool want_published;     /* somebody waits, or waited, for its peers to know it */
+	bool asking_published;
 	enum cs_reason refused; /* CLAIM_REFUSED */
 	char refused_text[256];
 	int64_t retry_after_ms;

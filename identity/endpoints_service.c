@@ -152,7 +152,12 @@ static void on_written(void *data, const struct cs_error *e)
 		return;
 	}
 	w->on_disk = true;
+	for (size_t i = 0; i < w->nsteps; i++)
+		if (w->steps[i] == COUNTERSIGN__V1__STEP__STEP_PUBLISHED)
+			cs_node_want_published(w->service->node, w->id);
 	struct cs_node_endpoint *ep = cs_node_endpoint(w->service->node, w->id);
+	if (!w->listed)
+		return; /* it was published at once, and so answered */
 	if (ep)
 		look(w, ep);
 	else /* unregistered in the same batch of the disk */
@@ -176,7 +181,7 @@ static int read_steps(const Countersign__V1__RegisterRequest *in, struct waiter 
 		w->steps[w->nsteps++] = COUNTERSIGN__V1__STEP__STEP_ENFORCED;
 	for (size_t i = 0; i < in->n_wait_for; i++) {
 		Countersign__V1__Step step = in->wait_for[i];
-		if (step <= COUNTERSIGN__V1__STEP__STEP_UNSPECIFIED || step > COUNTERSIGN__V1__STEP__STEP_SVID_READY)
+		if (step <= COUNTERSIGN__V1__STEP__STEP_UNSPECIFIED || step > COUNTERSIGN__V1__STEP__STEP_PUBLISHED)
 			return cs_error_set(e, -EINVAL, "wait_for: there is no step %d", (int)step);
 		bool there = false;
 		for (size_t k = 0; k < w->nsteps; k++)

@@ -27,11 +27,12 @@
 #define CS_PUBLISHED_MS          1000 /* who did not say by then that it has a revision is not waited for */
 #define CS_PUBLISHED_WAITERS_MAX 4096
 #define CS_FOLLOWER_STALL_MS     60000 /* a follower that takes nothing for so long is cut off */
-#define CS_NODE_HEARTBEAT_MS     10000
+#define CS_NODE_HEARTBEAT_MS     5000
 #define CS_CLAIM_RETRY_MIN_MS    1000
 #define CS_CLAIM_RETRY_MAX_MS    15000
 
 #define CS_LEADER_NAME_MAX 253
+#define CS_REPLICAS_MAX    8 /* of the cluster role, that a node knows */
 /* A node has one connection to a replica, and a dead one or two that TCP still holds. */
 #define CS_NODE_CONNECTIONS_MAX 4
 

@@ -182,6 +182,7 @@ static int serve_cluster(struct cs_identityd *d, struct cs_error *e)
 		.metrics = d->daemon->metrics};
 	d->cluster_directory = cs_directory_service_new(&directory);
 	cs_cluster_service_follow(d->cluster_service, d->cluster_directory);
+	cs_link_local_published(d->local, d->cluster_directory);
 	struct cs_grpc_server_options options = {.limits = {.message_max = CLUSTER_MESSAGE_MAX,
 							 .unpack_max = 8 * CLUSTER_MESSAGE_MAX,
 							 .connections_max = CLUSTER_CONNECTIONS_MAX,
@@ -231,8 +232,11 @@ static int start_node(struct cs_identityd *d, struct cs_error *e)
 		d->local = cs_link_local_new(&d->daemon->loop, d->cluster, d->node);
 		return 0;
 	}
-	struct cs_link_remote_options remote = {
-		.loop = &d->daemon->loop, .server = c->cluster_server, .tls = cs_tls_grpc(d->tls), .node = d->node};
+	struct cs_link_remote_options remote = {.loop = &d->daemon->loop,
+		.servers = &c->cluster_server,
+		.tls = cs_tls_grpc(d->tls),
+		.node = d->node,
+		.metrics = d->daemon->metrics};
 	return cs_link_remote_new(&remote, &d->remote, e);
 }
 

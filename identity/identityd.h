@@ -17,7 +17,8 @@ struct cs_identityd_config {
 	struct cs_strings node_addresses;
 	int64_t node_port;
 	int node_path;
-	char *cluster_listen, *cluster_server;
+	char *cluster_listen;
+	struct cs_strings cluster_server;
 	int64_t cluster_id;
 	int cluster_max; /* index into the choices: 255, 511 */
 	struct cs_strings cluster_domains, identity_fixed;

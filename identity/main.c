@@ -30,7 +30,8 @@ static const struct cs_setting settings[] = {
 		"What protects packets between this node and others on their way"),
 	CS_SET_STRING(C, cluster_listen, "cluster.listen", "[::]:4251", 1, 255,
 		"Where the cluster role serves other nodes, if tls.cert is set"),
-	CS_SET_STRING(C, cluster_server, "cluster.server", "", 0, 255, "HOST:PORT of the cluster role; role node"),
+	CS_SET_LIST(C, cluster_server, "cluster.server", "", 0, CS_REPLICAS_MAX,
+		"HOST:PORT of every replica of the cluster role; role node"),
 	CS_SET_INT(C, cluster_id, "cluster.id", "0", 0, 511, NULL,
 		"Number of this cluster among those that know each other; identities of cluster N begin at N shifted "
 		"left "
@@ -134,7 +135,7 @@ static int check_all(const struct cs_identityd_config *c, struct cs_error *e)
 		return cs_error_prefix(e, "spiffe_id_template");
 	if (c->placement_authority == CS_AUTHORITY_STATIC && !c->placement_file[0])
 		return cs_error_set(e, -EINVAL, "placement.authority is static, but placement.file is not set");
-	if (c->cluster_server[0])
+	if (c->cluster_server.n > 0)
 		return cs_error_set(
 			e, -EINVAL, "cluster.server is for role node; in role all the cluster role is here");
 	return 0;
@@ -142,7 +143,7 @@ static int check_all(const struct cs_identityd_config *c, struct cs_error *e)
 
 static int check_node(const struct cs_identityd_config *c, struct cs_error *e)
 {
-	if (!c->cluster_server[0])
+	if (c->cluster_server.n == 0)
 		return cs_error_set(
 			e, -EINVAL, "cluster.server is not set; for example --set cluster.server=10.0.0.1:4251");
 	if (!c->tls_cert[0])

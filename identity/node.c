@@ -330,17 +330,32 @@ void cs_node_link_batch(struct cs_node *node, const Countersign__V1__DirectoryBa
 		cs_node_reconcile_claims(node);
 }
 
-void cs_node_link_up(struct cs_node *node)
+void cs_node_link_up(struct cs_node *node, int64_t reconcile_after_ms)
 {
 	if (node->outage)
 		cs_info("the cluster role is there again");
 	node->up = true;
 	node->outage = false;
 	cs_check_ok(node->check_cluster);
-	for (size_t i = 0; i < node->nincoming; i++) /* half a batch of the connection before */
+	if (reconcile_after_ms > 0)
+		cs_node_reconcile_later(node, reconcile_after_ms);
+	else
+		cs_node_reconcile_claims(node);
+}
+
+void cs_node_link_silent(struct cs_node *node, const struct cs_error *e)
+{
+	if (e)
+		cs_check_error(node->check_cluster, e);
+	else
+		cs_check_ok(node->check_cluster);
+}
+
+void cs_node_link_following(struct cs_node *node)
+{
+	for (size_t i = 0; i < node->nincoming; i++) /* half a batch of the stream before */
 		cs_record_free(node->incoming[i]);
 	node->nincoming = 0;
-	cs_node_reconcile_claims(node);
 }
 
 void cs_node_link_down(struct cs_node *node, const struct cs_error *why)

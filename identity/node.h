@@ -16,16 +16,25 @@
 
 struct cs_node;
 
-/* The way to the cluster role: in this process (node_local.h) or by mTLS (node_remote.h). */
+typedef void cs_node_published(void *data, size_t have, size_t stale, const struct cs_error *e);
+
+/* The way to the cluster role: in this process (node_local.h) or by mTLS to its replicas (node_remote.h). */
 struct cs_link {
 	/* Takes the ask, whose done() comes from the loop; result < 0 is no answer, of whatever cause. */
 	int (*ask_take)(struct cs_link *link, struct cs_ask *ask, struct cs_error *e);
-	/* How long the cluster role has been silent. */
+	/* How long the directory has been silent. */
 	int64_t (*silent_ms)(struct cs_link *link);
+	/* Do all who follow the cluster role, and are not stale, have the revision? done comes, perhaps before this returns;
+	 * e: nobody knows. */
+	void (*published)(struct cs_link *link, uint64_t revision, cs_node_published *done, void *data);
 };
-/* What a link tells: Hello was taken and asks may come; they may not; a batch of the directory. */
-void cs_node_link_up(struct cs_node *node);
+/* What a link tells: Hello was taken and asks may come (all claims are made anew, after a while if there is no haste); they
+ * may not; a directory is followed from now on, and its batches. */
+void cs_node_link_up(struct cs_node *node, int64_t reconcile_after_ms);
 void cs_node_link_down(struct cs_node *node, const struct cs_error *why);
+/* Asks are taken, but no directory is heard; e NULL: it is. */
+void cs_node_link_silent(struct cs_node *node, const struct cs_error *e);
+void cs_node_link_following(struct cs_node *node);
 void cs_node_link_batch(struct cs_node *node, const Countersign__V1__DirectoryBatch *batch);
 /* The ask that a link begins with. Its done() is the link's. */
 struct cs_ask *cs_node_hello(struct cs_node *node);
@@ -53,6 +62,7 @@ void cs_node_set_link(struct cs_node *node, struct cs_link *link);
 void cs_node_close(struct cs_node *node, void (*closed)(void *data), void *data);
 void cs_node_free(struct cs_node *node);
 
+uint64_t cs_node_random(void);
 struct cs_directory *cs_node_directory(struct cs_node *node);
 uint32_t cs_node_silent_ms(struct cs_node *node);
 const char *cs_node_name(const struct cs_node *node);
@@ -82,6 +92,9 @@ size_t cs_node_endpoints(const struct cs_node *node);
  * no longer so are dropped. */
 void cs_node_report(struct cs_node *node, const char *endpoint, uint32_t identity, uint64_t incarnation,
 	Countersign__V1__Step step, bool met, enum cs_reason reason, const char *detail);
+
+/* Somebody waits for `published`: the other nodes are asked once the claim is taken. Again is nothing. */
+void cs_node_want_published(struct cs_node *node, const char *id);
 
 /* fn is called when conditions of an endpoint changed, and with gone when it was unregistered. */
 void cs_node_on_change(

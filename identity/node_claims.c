@@ -73,8 +73,10 @@ static void answered(struct cs_node *node, struct cs_ask *ask, const struct aske
 		} else {
 			ep->claim = CS_CLAIM_TAKEN;
 			ep->retry_after_ms = 0;
+			ep->taken_revision = ask->revision;
 		}
 		cs_node_refresh(node, ep);
+		cs_node_maybe_published(node, ep);
 	}
 	if (ask->result < 0) {
 		node->reconcile_due = true;
@@ -148,6 +150,12 @@ void cs_node_reconcile_claims(struct cs_node *node)
 	node->reconciling = true;
 	node->reconcile_due = false;
 	send_take(node, ask, asked);
+}
+
+void cs_node_reconcile_later(struct cs_node *node, int64_t after_ms)
+{
+	node->reconcile_due = true;
+	arm_retry(node, after_ms);
 }
 
 static void on_retry(struct cs_timer *timer)

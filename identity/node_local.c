@@ -10,6 +10,7 @@ struct local {
 	struct cs_link link;
 	struct cs_cluster *cluster;
 	struct cs_node *node;
+	struct cs_directory_service *directory;
 	struct cs_cursor *cursor;
 	struct cs_dir_watch watch;
 	struct cs_timer hello;
@@ -26,6 +27,40 @@ static int64_t silent_ms(struct cs_link *link)
 {
 	(void)link;
 	return 0; /* it is here */
+}
+
+struct asking {
+	cs_node_published *done;
+	void *data;
+};
+
+static void on_published(void *data, size_t have, size_t stale)
+{
+	struct asking *a = data;
+	a->done(a->data, have, stale, NULL);
+	free(a);
+}
+
+static void published(struct cs_link *link, uint64_t revision, cs_node_published *done, void *data)
+{
+	struct local *l = (struct local *)link;
+	struct cs_published *ignored;
+	struct cs_error e;
+	if (!l->directory) {
+		done(data, 0, 0, NULL);
+		return;
+	}
+	struct asking *a = cs_xcalloc(1, sizeof(*a));
+	*a = (struct asking){.done = done, .data = data};
+	if (cs_directory_service_published(l->directory, revision, on_published, a, &ignored, &e) < 0) {
+		free(a);
+		done(data, 0, 0, &e);
+	}
+}
+
+void cs_link_local_published(struct cs_link *link, struct cs_directory_service *directory)
+{
+	((struct local *)link)->directory = directory;
 }
 
 static void pump(struct local *l)
@@ -70,7 +105,7 @@ static void on_hello(struct cs_ask *ask, void *data)
 		cs_timer_start(&l->hello, HELLO_RETRY_MS, 0);
 		return;
 	}
-	cs_node_link_up(l->node);
+	cs_node_link_up(l->node, 0);
 }
 
 static void say_hello(struct cs_timer *timer)
@@ -91,7 +126,7 @@ static void say_hello(struct cs_timer *timer)
 struct cs_link *cs_link_local_new(struct cs_loop *loop, struct cs_cluster *cluster, struct cs_node *node)
 {
 	struct local *l = cs_xcalloc(1, sizeof(*l));
-	l->link = (struct cs_link){.ask_take = ask_take, .silent_ms = silent_ms};
+	l->link = (struct cs_link){.ask_take = ask_take, .silent_ms = silent_ms, .published = published};
 	l->cluster = cluster;
 	l->node = node;
 	l->cursor = cs_cursor_new(cs_cluster_directory(cluster), &(struct cs_follow){.node = cs_node_name(node)});

@@ -52,11 +52,11 @@ struct cs_node {
 	bool closing, timer_closed;
 	void (*closed)(void *data);
 	void *closed_data;
+	size_t asking_published;
 	struct cs_check *check_cluster, *check_disk;
 	struct cs_metric *registered, *refused, *waiting;
 };
 
-uint64_t cs_node_random(void);
 int64_t cs_node_unix_ms(const struct cs_node *node);
 void cs_node_changed(struct cs_node *node, const struct cs_node_endpoint *ep, bool gone);
 void cs_node_maybe_closed(struct cs_node *node);
@@ -72,6 +72,10 @@ void cs_node_claim(struct cs_node *node, struct cs_node_endpoint *ep);
 void cs_node_release(struct cs_node *node, const char *id);
 void cs_node_claims_init(struct cs_node *node);
 void cs_node_reconcile_claims(struct cs_node *node);
+void cs_node_reconcile_later(struct cs_node *node, int64_t after_ms);
+
+/* node_published.c */
+void cs_node_maybe_published(struct cs_node *node, struct cs_node_endpoint *ep);
 
 /* node_disk.c */
 CS_MUST_USE int cs_node_load(struct cs_node *node, struct cs_error *e);

@@ -1,32 +1,32 @@
-/* The life of one connection: Hello, then the claims and Directory.Follow, with a heartbeat. Whatever goes wrong ends the
- * connection, and the next one begins from the start. */
 #include "node_remote.h"
 
 #include <errno.h>
-#include <countersign/v1/cluster.pb-c.h>
-#include <countersign/v1/directory.pb-c.h>
 #include "log.h"
 #include "mem.h"
+#include "node_replica.h"
 
-#define CALL_MS       10000
-#define SILENCE_MS    (3 * CS_HEARTBEAT_MS + 1000) /* a stream that says nothing for so long is dead */
-#define TICK_MS       1000
-#define MESSAGE_MAX   (16u << 20)
-#define HELLO_WAIT_MS 5000 /* after a Hello that was refused */
+#define TICK_MS 1000
+/* After a replica was lost, all who followed it look for another one: not all at the same moment. */
+#define FAILOVER_JITTER_MS 500
+/* The claims of all nodes, made anew at a new leader, are spread over this time. */
+#define RECONCILE_JITTER_MS 2000
+#define UNHEARD_MS          10000 /* so long nobody is followed before it is told */
 
 struct remote {
 	struct cs_link link;
 	struct cs_link_remote_options options;
-	struct cs_grpc_channel *channel;
-	struct cs_grpc_client_call *stream;
-	bool up, closed;
+	struct cs_replica_events events;
+	struct cs_replica *replicas[CS_REPLICAS_MAX];
+	size_t nreplicas, first, open; /* first: where this node begins to look, so that nodes spread over them */
+	struct cs_replica *followed, *leader;
+	int64_t follow_mono_ms; /* when to look for one to follow */
 	int64_t heard_mono_ms;  /* the last batch; at first: the start */
-	int64_t follow_mono_ms; /* since when the stream is asked for */
 	uint32_t heard_silent_ms;
-	int64_t beat_mono_ms; /* the last heartbeat that was sent */
-	struct cs_timer tick;
-	int64_t reset_mono_ms; /* not before; 0: no reset is due */
-	bool timer_closed, channel_closed;
+	bool followed_once, led_once, unheard_said, closed;
+	struct cs_error why; /* the last loss */
+	struct cs_timer tick, follow;
+	size_t open_timers;
+	struct cs_metric *failovers;
 	void (*on_closed)(void *data);
 	void *closed_data;
 };
@@ -42,318 +42,228 @@ static int64_t silent_ms(struct cs_link *link)
 	return now(r) - r->heard_mono_ms + r->heard_silent_ms;
 }
 
-static void down(struct remote *r, const struct cs_error *why)
+/* --- whom to follow --- */
+
+/* One that is there and may be asked; the leader last, because it has the most to do. */
+static struct cs_replica *choose(const struct remote *r)
 {
-	r->up = false;
-	if (!r->closed)
-		cs_node_link_down(r->options.node, why);
+	struct cs_replica *leads = NULL;
+	for (size_t i = 0; i < r->nreplicas; i++) {
+		struct cs_replica *one = r->replicas[(r->first + i) % r->nreplicas];
+		if (!cs_replica_up(one) || cs_replica_may_follow_mono_ms(one) > now(r))
+			continue;
+		if (!cs_replica_leads(one))
+			return one;
+		leads = one;
+	}
+	return leads;
 }
 
-/* The connection is of no use: another one, after a while if it was refused. */
-static void give_up(struct remote *r, const struct cs_error *why, int64_t after_ms)
+static void look_for_one(struct remote *r)
 {
-	down(r, why);
-	if (!r->closed && r->reset_mono_ms == 0)
-		r->reset_mono_ms = now(r) + after_ms;
+	if (r->closed || r->followed || now(r) < r->follow_mono_ms)
+		return;
+	struct cs_replica *one = choose(r);
+	if (!one)
+		return; /* looked for again when something changes, and each second */
+	r->followed = one;
+	cs_node_link_following(r->options.node);
+	cs_replica_follow(one);
+	if (r->followed == one && r->followed_once)
+		cs_info("the directory is followed at another replica", cs_str("replica", cs_replica_server(one)));
+	cs_metric_add(r->failovers, r->followed_once);
+	r->followed_once = true;
 }
 
-/* --- the directory --- */
-
-static void on_batch(struct cs_grpc_client_call *call, const ProtobufCMessage *message, void *data)
+static void on_follow(struct cs_timer *timer)
 {
-	(void)call;
+	look_for_one(timer->data);
+}
+
+static void look_later(struct remote *r, int64_t after_ms)
+{
+	r->follow_mono_ms = now(r) + after_ms;
+	cs_timer_start(&r->follow, after_ms, 0);
+}
+
+static void on_ended(struct cs_replica *replica, const struct cs_error *why, void *data)
+{
 	struct remote *r = data;
-	const Countersign__V1__DirectoryBatch *batch = (const Countersign__V1__DirectoryBatch *)message;
+	if (r->followed != replica)
+		return;
+	r->followed = NULL;
+	r->why = *why;
+	cs_warn("the directory is followed no more; another replica is looked for", cs_err(why));
+	look_later(r, (int64_t)(cs_node_random() % FAILOVER_JITTER_MS));
+}
+
+static void on_batch(struct cs_replica *replica, const Countersign__V1__DirectoryBatch *batch, void *data)
+{
+	struct remote *r = data;
+	if (r->followed != replica)
+		return;
 	r->heard_mono_ms = now(r);
 	r->heard_silent_ms = batch->silent_ms;
-	if (!r->closed)
-		cs_node_link_batch(r->options.node, batch);
+	if (r->unheard_said && r->leader)
+		cs_node_link_silent(r->options.node, NULL);
+	r->unheard_said = false;
+	cs_node_link_batch(r->options.node, batch);
 }
 
-static void on_stream_end(const struct cs_grpc_status *status, void *data)
+/* --- who leads --- */
+
+static void look_for_leader(struct remote *r)
+{
+	struct cs_replica *leader = NULL;
+	for (size_t i = 0; i < r->nreplicas; i++) {
+		struct cs_replica *one = r->replicas[i];
+		/* Two say so: one of them, who won it earlier, has been asleep since. */
+		if (cs_replica_leads(one) &&
+			(!leader || cs_replica_leads_since_mono_ms(one) > cs_replica_leads_since_mono_ms(leader)))
+			leader = one;
+	}
+	if (leader == r->leader)
+		return;
+	r->leader = leader;
+	if (!leader) {
+		cs_node_link_down(r->options.node, &r->why);
+		return;
+	}
+	bool spread = r->led_once && r->nreplicas > 1;
+	r->led_once = true;
+	cs_info("claims go to this replica", cs_str("replica", cs_replica_server(leader)));
+	cs_node_link_up(r->options.node, spread ? 1 + (int64_t)(cs_node_random() % RECONCILE_JITTER_MS) : 0);
+}
+
+static void on_changed(struct cs_replica *replica, const struct cs_error *why, void *data)
 {
 	struct remote *r = data;
-	struct cs_error e;
-	r->stream = NULL;
-	if (r->closed)
-		return;
-	if (cs_grpc_status_error(status, &e) == 0)
-		cs_error_set(&e, -EPIPE, "the cluster role ended the directory");
-	cs_error_prefix(&e, "directory");
-	give_up(r, &e, 0);
+	if (why)
+		r->why = *why;
+	else if (!cs_replica_leads(replica) && !r->leader)
+		cs_error_reason(&r->why, -EAGAIN, CS_R_NOT_LEADER, "no replica of the cluster role says that it leads");
+	bool was_down = !r->leader;
+	look_for_leader(r);
+	if (was_down && !r->leader)
+		cs_node_link_down(r->options.node, &r->why); /* what the last attempt said */
+	look_for_one(r);
 }
 
-static void start_following(struct remote *r)
-{
-	Countersign__V1__FollowRequest in = COUNTERSIGN__V1__FOLLOW_REQUEST__INIT;
-	Countersign__V1__Position position = COUNTERSIGN__V1__POSITION__INIT;
-	struct cs_error e;
-	if (cs_node_position(r->options.node, &position.epoch, &position.revision))
-		in.resume = &position;
-	in.policy_for_node = (char *)cs_node_name(r->options.node);
-	if (cs_grpc_stream(r->channel, &countersign__v1__directory__descriptor, "Follow", &in.base, NULL, on_batch,
-		    on_stream_end, r, &r->stream, &e) < 0)
-		give_up(r, &e, CS_CLAIM_RETRY_MIN_MS);
-}
-
-/* --- Hello --- */
-
-static Countersign__V1__Address **address_list(
-	const struct cs_ip *addrs, size_t n, Countersign__V1__Address *space, Countersign__V1__Address **refs)
-{
-	for (size_t i = 0; i < n; i++) {
-		cs_ip_to_pb(&addrs[i], &space[i]);
-		refs[i] = &space[i];
-	}
-	return refs;
-}
-
-static void on_hello(const struct cs_grpc_status *status, const ProtobufCMessage *message, void *data)
-{
-	(void)message;
-	struct remote *r = data;
-	struct cs_error e;
-	if (r->closed)
-		return;
-	if (cs_grpc_status_error(status, &e) < 0) {
-		cs_error_prefix(&e, "the cluster role did not take this node");
-		give_up(r, &e, HELLO_WAIT_MS);
-		return;
-	}
-	r->up = true;
-	r->beat_mono_ms = r->follow_mono_ms = now(r);
-	start_following(r);
-	cs_node_link_up(r->options.node);
-}
-
-static void say_hello(struct remote *r)
-{
-	struct cs_ask *ask = cs_node_hello(r->options.node);
-	Countersign__V1__HelloRequest in = COUNTERSIGN__V1__HELLO_REQUEST__INIT;
-	Countersign__V1__Address addrs[CS_NODE_ADDRS_MAX], *refs[CS_NODE_ADDRS_MAX];
-	struct cs_grpc_call_options options = {.timeout_ms = CALL_MS};
-	struct cs_error e;
-	in.addresses = address_list(ask->addrs, ask->naddrs, addrs, refs);
-	in.n_addresses = ask->naddrs;
-	in.port = ask->port;
-	in.path = ask->path;
-	in.version = (char *)CS_VERSION;
-	if (cs_grpc_unary(r->channel, &countersign__v1__cluster__descriptor, "Hello", &in.base, &options, on_hello, r,
-		    NULL, &e) < 0)
-		give_up(r, &e, HELLO_WAIT_MS);
-	cs_ask_free(ask);
-}
-
-static void on_state(
-	struct cs_grpc_channel *channel, enum cs_grpc_state state, const struct cs_error *error, void *data)
-{
-	(void)channel;
-	struct remote *r = data;
-	if (r->closed)
-		return;
-	if (state == CS_GRPC_READY) {
-		r->reset_mono_ms = 0;
-		say_hello(r);
-	} else if (state == CS_GRPC_BACKOFF && error) {
-		down(r, error);
-	}
-}
-
-/* --- asks --- */
-
-struct pending {
-	struct remote *remote;
-	struct cs_ask *ask;
-};
-
-static void read_reply(struct cs_claim *claim, const Countersign__V1__ClaimReply *reply)
-{
-	claim->identity = reply->identity;
-	claim->result = 0;
-	if (!reply->refused || !reply->refused->name[0])
-		return;
-	int reason = cs_reason_parse(reply->refused->name);
-	claim->result = cs_error_reason(
-		&claim->error, -EACCES, reason < 0 ? CS_R_NONE : (enum cs_reason)reason, "%s", reply->refused->detail);
-}
-
-static void read_answer(struct cs_ask *ask, const ProtobufCMessage *message)
-{
-	if (ask->kind == CS_ASK_CLAIM) {
-		const Countersign__V1__ClaimReply *reply = (const Countersign__V1__ClaimReply *)message;
-		read_reply(&ask->claims[0], reply);
-		ask->revision = reply->revision;
-	} else if (ask->kind == CS_ASK_RECONCILE) {
-		const Countersign__V1__ReconcileClaimsReply *reply =
-			(const Countersign__V1__ReconcileClaimsReply *)message;
-		if (reply->n_replies != ask->nclaims)
-			ask->result = cs_error_set(&ask->error, -EPROTO, "the cluster role answered %zu of %zu claims",
-				reply->n_replies, ask->nclaims);
-		for (size_t i = 0; i < ask->nclaims && ask->result == 0; i++)
-			read_reply(&ask->claims[i], reply->replies[i]);
-	}
-}
-
-static void on_reply(const struct cs_grpc_status *status, const ProtobufCMessage *message, void *data)
-{
-	struct pending *p = data;
-	struct cs_ask *ask = p->ask;
-	ask->result = cs_grpc_status_error(status, &ask->error);
-	if (ask->result == 0)
-		read_answer(ask, message);
-	free(p);
-	ask->done(ask, ask->data);
-}
-
-static void fill_claim(const struct cs_claim *claim, Countersign__V1__ClaimRequest *ret)
-{
-	countersign__v1__claim_request__init(ret);
-	ret->id = claim->id;
-	ret->labels = cs_xcalloc(claim->labels.n, sizeof(*ret->labels));
-	ret->n_labels = claim->labels.n;
-	for (size_t i = 0; i < claim->labels.n; i++) {
-		Countersign__V1__Label *label = cs_xcalloc(1, sizeof(*label));
-		countersign__v1__label__init(label);
-		label->source = (char *)claim->labels.items[i].source;
-		label->key = claim->labels.items[i].key;
-		label->value = claim->labels.items[i].value;
-		ret->labels[i] = label;
-	}
-	ret->addresses = cs_xcalloc(claim->naddrs, sizeof(*ret->addresses));
-	ret->n_addresses = claim->naddrs;
-	for (size_t i = 0; i < claim->naddrs; i++) {
-		ret->addresses[i] = cs_xcalloc(1, sizeof(**ret->addresses));
-		cs_ip_to_pb(&claim->addrs[i], ret->addresses[i]);
-	}
-}
-
-static void free_claim(Countersign__V1__ClaimRequest *claim)
-{
-	for (size_t i = 0; i < claim->n_labels; i++)
-		free(claim->labels[i]);
-	for (size_t i = 0; i < claim->n_addresses; i++)
-		free(claim->addresses[i]);
-	free(claim->labels);
-	free(claim->addresses);
-}
-
-static int send_claims(struct remote *r, struct pending *p, struct cs_error *e)
-{
-	const struct cs_grpc_call_options options = {.timeout_ms = CALL_MS};
-	const struct cs_ask *ask = p->ask;
-	Countersign__V1__ClaimRequest *claims = cs_xcalloc(ask->nclaims, sizeof(*claims));
-	Countersign__V1__ClaimRequest **refs = cs_xcalloc(ask->nclaims, sizeof(*refs));
-	Countersign__V1__ReconcileClaimsRequest all = COUNTERSIGN__V1__RECONCILE_CLAIMS_REQUEST__INIT;
-	for (size_t i = 0; i < ask->nclaims; i++) {
-		fill_claim(&ask->claims[i], &claims[i]);
-		refs[i] = &claims[i];
-	}
-	all.claims = refs;
-	all.n_claims = ask->nclaims;
-	bool one = ask->kind == CS_ASK_CLAIM;
-	int result = cs_grpc_unary(r->channel, &countersign__v1__cluster__descriptor, one ? "Claim" : "ReconcileClaims",
-		one ? &claims[0].base : &all.base, &options, on_reply, p, NULL, e);
-	for (size_t i = 0; i < ask->nclaims; i++)
-		free_claim(&claims[i]);
-	free(claims);
-	free(refs);
-	return result;
-}
-
-static int send_release(struct remote *r, struct pending *p, struct cs_error *e)
-{
-	const struct cs_grpc_call_options options = {.timeout_ms = CALL_MS};
-	Countersign__V1__ReleaseRequest in = COUNTERSIGN__V1__RELEASE_REQUEST__INIT;
-	in.id = p->ask->claims[0].id;
-	return cs_grpc_unary(
-		r->channel, &countersign__v1__cluster__descriptor, "Release", &in.base, &options, on_reply, p, NULL, e);
-}
+/* --- the link --- */
 
 static int ask_take(struct cs_link *link, struct cs_ask *ask, struct cs_error *e)
 {
 	struct remote *r = (struct remote *)link;
-	if (!r->up || r->closed)
+	if (!r->leader || r->closed)
 		return cs_error_set(e, -EAGAIN, "the cluster role is not connected");
-	struct pending *p = cs_xcalloc(1, sizeof(*p));
-	*p = (struct pending){.remote = r, .ask = ask};
-	int result = ask->kind == CS_ASK_RELEASE ? send_release(r, p, e) : send_claims(r, p, e);
-	if (result < 0)
-		free(p);
-	return result;
+	return cs_replica_ask_take(r->leader, ask, e);
+}
+
+/* One question to all replicas that are there. Who follows one that is not will hear it from another. */
+struct asking {
+	cs_node_published *done;
+	void *data;
+	size_t left, answers, have, stale;
+	struct cs_error e;
+};
+
+static void on_published(void *data, uint32_t have, uint32_t stale, const struct cs_error *e)
+{
+	struct asking *a = data;
+	a->have += have;
+	a->stale += stale;
+	a->answers += !e;
+	if (e)
+		a->e = *e;
+	if (--a->left > 0)
+		return;
+	a->done(a->data, a->have, a->stale, a->answers > 0 ? NULL : &a->e);
+	free(a);
+}
+
+static void published(struct cs_link *link, uint64_t revision, cs_node_published *done, void *data)
+{
+	struct remote *r = (struct remote *)link;
+	struct asking *a = cs_xcalloc(1, sizeof(*a));
+	*a = (struct asking){.done = done, .data = data, .left = 1};
+	cs_error_set(&a->e, -EAGAIN, "the cluster role is not connected");
+	for (size_t i = 0; i < r->nreplicas; i++) {
+		struct cs_error e;
+		bool same = r->leader && cs_replica_epoch(r->replicas[i]) == cs_replica_epoch(r->leader);
+		if (!cs_replica_up(r->replicas[i]) || !same)
+			continue;
+		a->left++;
+		if (cs_replica_ask_published(r->replicas[i], revision, on_published, a, &e) < 0)
+			on_published(a, 0, 0, &e);
+	}
+	struct cs_error none = a->e;
+	on_published(a, 0, 0, &none);
 }
 
 /* --- time --- */
-
-static void on_beat(const struct cs_grpc_status *status, const ProtobufCMessage *message, void *data)
-{
-	(void)message;
-	struct remote *r = data;
-	struct cs_error e;
-	if (r->closed || cs_grpc_status_error(status, &e) == 0)
-		return;
-	cs_error_prefix(&e, "heartbeat");
-	give_up(r, &e, 0);
-}
-
-static void send_beat(struct remote *r)
-{
-	Countersign__V1__HeartbeatRequest in = COUNTERSIGN__V1__HEARTBEAT_REQUEST__INIT;
-	const struct cs_grpc_call_options options = {.timeout_ms = CALL_MS};
-	struct cs_error e;
-	r->beat_mono_ms = now(r);
-	if (cs_grpc_unary(r->channel, &countersign__v1__cluster__descriptor, "Heartbeat", &in.base, &options, on_beat,
-		    r, NULL, &e) < 0)
-		give_up(r, &e, 0);
-}
 
 static void on_tick(struct cs_timer *timer)
 {
 	struct remote *r = timer->data;
 	struct cs_error e;
-	/* An answer to Hello is no word of the directory: silent_ms, by which authd judges, does not begin anew with it. */
-	int64_t since = r->heard_mono_ms > r->follow_mono_ms ? r->heard_mono_ms : r->follow_mono_ms;
-	if (r->up && now(r) - since > SILENCE_MS) {
-		cs_error_set(
-			&e, -ETIMEDOUT, "the cluster role's directory has said nothing for %d s", SILENCE_MS / 1000);
-		give_up(r, &e, 0);
-	}
-	if (r->up && now(r) - r->beat_mono_ms >= CS_NODE_HEARTBEAT_MS)
-		send_beat(r);
-	if (r->reset_mono_ms != 0 && now(r) >= r->reset_mono_ms) {
-		r->reset_mono_ms = 0;
-		cs_grpc_channel_reset(r->channel);
+	for (size_t i = 0; i < r->nreplicas; i++)
+		cs_replica_tick(r->replicas[i], !r->leader);
+	look_for_one(r);
+	if (r->leader && !r->unheard_said && now(r) - r->heard_mono_ms > UNHEARD_MS) {
+		r->unheard_said = true;
+		e = r->why;
+		cs_error_prefix(&e, "no directory is heard");
+		cs_node_link_silent(r->options.node, &e);
 	}
 }
 
 /* --- life --- */
 
+static int open_replicas(struct remote *r, struct cs_error *e)
+{
+	const struct cs_strings *servers = r->options.servers;
+	for (size_t i = 0; i < servers->n; i++) {
+		const struct cs_replica_options options = {.loop = r->options.loop,
+			.server = servers->items[i],
+			.tls = r->options.tls,
+			.node = r->options.node,
+			.events = &r->events};
+		int result = cs_replica_new(&options, &r->replicas[i], e);
+		if (result < 0)
+			return result;
+		r->open = ++r->nreplicas;
+	}
+	return 0;
+}
+
 int cs_link_remote_new(const struct cs_link_remote_options *options, struct cs_link **ret, struct cs_error *e)
 {
 	struct remote *r = cs_xcalloc(1, sizeof(*r));
-	struct cs_grpc_channel_options channel = {.target = options->server,
-		.tls = options->tls,
-		.limits = {.message_max = MESSAGE_MAX, .unpack_max = 8 * MESSAGE_MAX},
-		.keep = true,
-		.on_state = on_state,
-		.data = r};
-	r->link = (struct cs_link){.ask_take = ask_take, .silent_ms = silent_ms};
+	r->link = (struct cs_link){.ask_take = ask_take, .silent_ms = silent_ms, .published = published};
 	r->options = *options;
+	r->events = (struct cs_replica_events){.changed = on_changed, .batch = on_batch, .ended = on_ended, .data = r};
 	r->heard_mono_ms = now(r);
-	int result = cs_grpc_channel_new(options->loop, &channel, &r->channel, e);
-	if (result < 0) {
-		free(r);
-		return result;
-	}
+	r->first = cs_node_random() % options->servers->n;
+	r->failovers = cs_counter(options->metrics, "countersign_node_failovers_total",
+		"How often another replica's directory was followed, or the same one's anew", NULL, 1);
+	cs_error_set(&r->why, -EAGAIN, "no replica of the cluster role has answered yet");
 	cs_timer_init(&r->tick, options->loop, on_tick, r);
 	cs_timer_start(&r->tick, TICK_MS, TICK_MS);
+	cs_timer_init(&r->follow, options->loop, on_follow, r);
+	r->open_timers = 2;
 	cs_node_set_link(options->node, &r->link);
+	int result = open_replicas(r, e);
+	if (result < 0) {
+		cs_link_remote_close(&r->link, NULL, NULL);
+		return result;
+	}
 	*ret = &r->link;
 	return 0;
 }
 
 static void maybe_free(struct remote *r)
 {
-	if (!r->timer_closed || !r->channel_closed)
+	if (r->open > 0 || r->open_timers > 0)
 		return;
 	void (*closed)(void *) = r->on_closed;
 	void *data = r->closed_data;
@@ -365,14 +275,14 @@ static void maybe_free(struct remote *r)
 static void timer_closed(struct cs_timer *timer)
 {
 	struct remote *r = timer->data;
-	r->timer_closed = true;
+	r->open_timers--;
 	maybe_free(r);
 }
 
-static void channel_closed(void *data)
+static void replica_closed(void *data)
 {
 	struct remote *r = data;
-	r->channel_closed = true;
+	r->open--;
 	maybe_free(r);
 }
 
@@ -380,10 +290,12 @@ void cs_link_remote_close(struct cs_link *link, void (*closed)(void *), void *da
 {
 	struct remote *r = (struct remote *)link;
 	r->closed = true;
-	r->up = false;
+	r->followed = r->leader = NULL;
 	r->on_closed = closed;
 	r->closed_data = data;
 	cs_node_set_link(r->options.node, NULL);
 	cs_timer_close(&r->tick, timer_closed);
-	cs_grpc_channel_close(r->channel, channel_closed, r);
+	cs_timer_close(&r->follow, timer_closed);
+	for (size_t i = 0; i < r->nreplicas; i++)
+		cs_replica_close(r->replicas[i], replica_closed, r);
 }

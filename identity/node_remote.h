@@ -1,4 +1,6 @@
-/* The link of a node role to a cluster role elsewhere: the services Cluster and Directory by mTLS. */
+/* The link of a node role to cluster roles elsewhere, by mTLS. It is connected to every replica, follows the directory of
+ * one, and asks the one that leads. A replica that is lost or silent is left for another, from the position where the
+ * directory is. */
 #ifndef CS_NODE_REMOTE_H
 #define CS_NODE_REMOTE_H
 
@@ -7,9 +9,10 @@
 
 struct cs_link_remote_options { /* borrowed until closed */
 	struct cs_loop *loop;
-	const char *server; /* HOST:PORT */
+	const struct cs_strings *servers; /* HOST:PORT, 1 to CS_REPLICAS_MAX */
 	const struct cs_grpc_tls *tls;
 	struct cs_node *node;
+	struct cs_metrics *metrics;
 };
 CS_MUST_USE int cs_link_remote_new(
 	const struct cs_link_remote_options *options, struct cs_link **ret, struct cs_error *e);

@@ -20,7 +20,7 @@ import pytest
 from lab import protos
 from lab.daemon import NOBODY, WAIT_S
 from lab.follower import Follower
-from lab.identity_lab import Lab, refused
+from lab.identity_lab import Cluster, Lab, refused
 from lab.node_tls import CA, TlsProxy
 from lab.nodes import (D, E, ENFORCED, IDENTIFIED, PLACED, REGISTERED, SVID_READY, Identityd, condition, ip, labels, reason_of,
                        spec)
@@ -409,22 +409,6 @@ def test_only_one_process(lab):
 @pytest.fixture
 def cluster(lab):
     return Cluster(lab)
-
-
-class Cluster:
-    """A cluster role on n1, node roles beside it."""
-
-    def __init__(self, lab, *sets, **settings):
-        self.lab, self.ca = lab, CA(lab.base / "ca")
-        self.n1 = lab.all(*sets, settings={**self.ca.server(), "node.addresses": "10.0.0.1", **settings})
-        self.port = self.n1.port
-
-    def settings(self, name, address, **more):
-        return {**self.ca.node(name), "cluster.server": f"127.0.0.1:{self.port}", "node.addresses": address, **more}
-
-    def node(self, name, address, settings=None, **options):
-        return self.lab.keep(Identityd(self.lab.base / name, role="node", node=name,
-                                       settings=settings or self.settings(name, address), **options))
 
 
 def test_two_nodes(cluster, lab):

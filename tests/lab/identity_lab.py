@@ -3,6 +3,7 @@ import grpc
 import pytest
 
 from lab.interfaces import Interfaces
+from lab.node_tls import CA
 from lab.nodes import Identityd
 
 
@@ -44,3 +45,19 @@ def refused(code, fn, *args, **more):
         fn(*args, **more)
     assert e.value.code() == code, e.value
     return e.value
+
+
+class Cluster:
+    """A cluster role on n1, node roles beside it."""
+
+    def __init__(self, lab, *sets, **settings):
+        self.lab, self.ca = lab, CA(lab.base / "ca")
+        self.n1 = lab.all(*sets, settings={**self.ca.server(), "node.addresses": "10.0.0.1", **settings})
+        self.port = self.n1.port
+
+    def settings(self, name, address, **more):
+        return {**self.ca.node(name), "cluster.server": f"127.0.0.1:{self.port}", "node.addresses": address, **more}
+
+    def node(self, name, address, settings=None, **options):
+        return self.lab.keep(Identityd(self.lab.base / name, role="node", node=name,
+                                       settings=settings or self.settings(name, address), **options))

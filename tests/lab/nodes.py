@@ -16,7 +16,7 @@ from lab.process import as_user
 PROGRAM = "identity/countersign-identityd"
 CLI = str(BUILD / "cli/countersign")
 D, E = protos.directory, protos.endpoints
-REGISTERED, IDENTIFIED, PLACED, ENFORCED, SVID_READY = range(1, 6)
+REGISTERED, IDENTIFIED, PLACED, ENFORCED, SVID_READY, PUBLISHED = range(1, 7)
 
 
 def ip(text):

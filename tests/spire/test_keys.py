@@ -9,14 +9,16 @@ from cryptography.hazmat.primitives import serialization
 from grpc_tools import protoc
 
 from lab.daemon import ROOT, WAIT_S
+from lab.spire import needed
 from spire_nodes import A, Home
 
+pytestmark = needed
 SHADOW = 1 << 30  # bytes; a sanitizer reserves regions of terabytes, which hold nothing of the program
 
 
 @pytest.fixture
-def home(Spire):
-    home = Home(Spire())
+def home():
+    home = Home()
     yield home
     home.close()
 

@@ -1,4 +1,4 @@
-"""identityd's mutual TLS by SVIDs of SPIRE, which the adapter of each node hands over as files and renews."""
+"""identityd's mutual TLS by SVIDs of a real SPIRE, which the adapter of each node hands over as files and renews."""
 import calendar
 import ssl
 import time
@@ -9,14 +9,15 @@ from lab import adapter as lab
 from lab.interfaces import Interfaces
 from lab.node_tls import served
 from lab.nodes import SVID_READY, Identityd, condition, spec
-from lab.spire import wait_for
+from lab.spire import Spire, needed, wait_for
 
+pytestmark = needed
 TTL = 20
 
 
 class Home:
-    def __init__(self, spire):
-        self.spire, self.things, self.interfaces = spire, [], Interfaces()
+    def __init__(self):
+        self.spire, self.things, self.interfaces = Spire(), [], Interfaces()
 
     def keep(self, thing):
         self.things.append(thing)
@@ -43,8 +44,8 @@ class Home:
 
 
 @pytest.fixture
-def home(Spire):
-    home = Home(Spire())
+def home():
+    home = Home()
     yield home
     home.close()
 
