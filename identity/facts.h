@@ -80,6 +80,7 @@ struct cs_store_blob {
 	size_t n;
 };
 
+/* One that is handed out is only as large as its kind: never copy the whole. */
 struct cs_fact {
 	enum cs_fact_kind kind;
 	union {
