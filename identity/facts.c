@@ -1,5 +1,6 @@
 #include "facts_private.h"
 
+#include <countersign/maps.h>
 #include <errno.h>
 #include "mem.h"
 #include "spiffe_template.h"
@@ -176,8 +177,8 @@ static const void *unique_key(const struct cs_fact *f, size_t *n)
 		*n = sizeof(f->address.ip);
 		return &f->address.ip;
 	case CS_FACT_PREFIX:
-		*n = sizeof(f->prefix.id);
-		return &f->prefix.id;
+		*n = sizeof(f->prefix.prefix);
+		return &f->prefix.prefix;
 	case CS_FACT_BLOB:
 		*n = sizeof(f->blob.sha256);
 		return f->blob.sha256;
@@ -340,6 +341,9 @@ void cs_facts_link(struct cs_facts *facts, struct cs_entry *entry)
 	case CS_FACT_RETIRED:
 		slot_make(facts, f->retired.id)->retired = entry;
 		break;
+	case CS_FACT_PREFIX:
+		slot_make(facts, f->prefix.id & ~CS_ID_LOCAL_SCOPE)->prefix = entry;
+		break;
 	case CS_FACT_NODE:
 		own(facts, f->node.addrs, f->node.naddrs, entry);
 		break;
@@ -364,6 +368,9 @@ void cs_facts_unlink(struct cs_facts *facts, struct cs_entry *entry)
 		break;
 	case CS_FACT_RETIRED:
 		slot_make(facts, f->retired.id)->retired = NULL;
+		break;
+	case CS_FACT_PREFIX:
+		slot_make(facts, f->prefix.id & ~CS_ID_LOCAL_SCOPE)->prefix = NULL;
 		break;
 	case CS_FACT_NODE:
 		disown(facts, f->node.addrs, f->node.naddrs, entry);
@@ -433,12 +440,20 @@ struct cs_entry *cs_facts_find(const struct cs_facts *facts, const struct cs_fac
 	case CS_FACT_IDENTITY:
 		slot = cs_facts_slot(facts, f->identity.id);
 		return slot ? slot->identity : NULL;
+	case CS_FACT_PREFIX:
+		slot = cs_facts_slot(facts, f->prefix.id & ~CS_ID_LOCAL_SCOPE);
+		return slot ? slot->prefix : NULL;
 	case CS_FACT_CLAIM:
 		return find_claim(facts, f->claim.node, f->claim.endpoint);
 	default:
 		key = unique_key(f, &n);
 		return find_key(facts, f->kind, key, n);
 	}
+}
+
+struct cs_entry *cs_facts_find_prefix(const struct cs_facts *facts, const struct cs_prefix *prefix)
+{
+	return find_key(facts, CS_FACT_PREFIX, prefix, sizeof(*prefix));
 }
 
 const struct cs_store_identity *cs_facts_identity(const struct cs_facts *facts, uint32_t id)
@@ -562,12 +577,16 @@ int cs_facts_check(const struct cs_facts *facts, struct cs_error *e)
 				return cs_error_set(e, -EPROTO, "two endpoints have the address %s",
 					cs_ip_text(&claim->addrs[i], text));
 	}
+	for (struct cs_entry *entry = facts->kinds[CS_FACT_PREFIX]; entry; entry = entry->hh.next)
+		if (cs_facts_find_prefix(facts, &entry->fact.prefix.prefix) != entry)
+			return cs_error_set(e, -EPROTO, "the prefix of number %u has another number too",
+				entry->fact.prefix.id & ~CS_ID_LOCAL_SCOPE);
 	for (struct cs_entry *entry = facts->kinds[CS_FACT_NODE]; entry; entry = entry->hh.next) {
 		const struct cs_store_node *node = &entry->fact.node;
 		for (size_t i = 0; i < node->naddrs; i++)
 			if (cs_facts_node_at(facts, &node->addrs[i]) != node)
-				return cs_error_set(e, -EPROTO, "two nodes have the address %s",
-					cs_ip_text(&node->addrs[i], text));
+				return cs_error_set(
+					e, -EPROTO, "two nodes have the address %s", cs_ip_text(&node->addrs[i], text));
 	}
 	return check_identities(facts, e);
 }

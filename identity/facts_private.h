@@ -9,22 +9,21 @@
 
 /* One fact, its strings behind it in the same piece of memory. */
 struct cs_entry {
-	UT_hash_handle hh;           /* among those of its kind, by what must be unique */
+	UT_hash_handle hh;            /* among those of its kind, by what must be unique */
 	struct cs_entry *prev, *next; /* claims of one node */
 	unsigned round;               /* of the last whole read that had it */
-	struct cs_change *change;     /* the change of this revision that brought it */
-	struct cs_fact fact;         /* last: as long as its kind is */
+	struct cs_fact fact;          /* last: as long as its kind is */
 };
 
 /* A number: what it is now, and who refers to it. */
 struct cs_slot {
-	struct cs_entry *identity, *retired;
-	uint32_t references;
+	struct cs_entry *identity, *retired, *prefix;
+	uint32_t references; /* claims of the identity */
 };
 
 struct cs_facts {
 	struct cs_entry *kinds[CS_FACT_KINDS];
-	struct cs_slot **pages; /* by id / CS_SLOT_PAGE */
+	struct cs_slot **pages;    /* by id / CS_SLOT_PAGE */
 	struct cs_holder *holders; /* nodes by name, and whose claims there are */
 	struct cs_owned *owned;    /* addresses */
 	struct cs_odd *odd;        /* SPIFFE IDs that do not follow from the template: an earlier one's */
@@ -50,6 +49,7 @@ size_t cs_entry_size(const struct cs_entry *entry);
 
 /* The entry that this fact would take the place of, or NULL. */
 struct cs_entry *cs_facts_find(const struct cs_facts *facts, const struct cs_fact *fact);
+struct cs_entry *cs_facts_find_prefix(const struct cs_facts *facts, const struct cs_prefix *prefix);
 /* Takes the entry in; none with its key may be there. */
 void cs_facts_link(struct cs_facts *facts, struct cs_entry *entry);
 void cs_facts_unlink(struct cs_facts *facts, struct cs_entry *entry);
@@ -73,5 +73,6 @@ struct cs_fact_hold;
 CS_MUST_USE int cs_fact_decode(const char *key, const void *value, size_t n, struct cs_fact *ret,
 	struct cs_fact_hold **ret_hold, struct cs_error *e);
 void cs_fact_hold_free(struct cs_fact_hold *hold);
+struct cs_entry *cs_facts_find_key(const struct cs_facts *facts, const char *key);
 
 #endif

@@ -12,6 +12,11 @@
 #define CS_NODE_ADDRS_MAX     8
 #define CS_NODE_ENDPOINTS_MAX 1024 /* registrations of one node: a node that registers without end fills no store */
 
+#define CS_STORE_REVOCATIONS_MAX 16384
+/* A file that is kept in the store: what etcd takes in one request, with its key. */
+#define CS_STORE_FILE_MAX  (1000u * 1024)
+#define CS_STORE_FILES_MAX 4096 /* in a set */
+
 /* Directory: 150,000 addresses, 65,000 identities, 5,000 nodes and their policy rows. */
 #define CS_DIR_RECORDS_MAX 2000000
 /* Changes that are kept for those who come back; who was away for more gets the full state. */

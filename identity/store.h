@@ -9,6 +9,7 @@
 
 #include "facts.h"
 #include "loop.h"
+#include "spiffe_template.h"
 
 struct cs_store;
 struct cs_etcd_config; /* store_etcd.h */
@@ -37,11 +38,9 @@ struct cs_store_config {                   /* copied */
 CS_MUST_USE int cs_store_open(const struct cs_store_config *config, struct cs_store **ret, struct cs_error *e);
 void cs_store_close(struct cs_store *store);
 
-/* spiffe://<trust domain>/... with {id} exactly once, and a valid SPIFFE ID for every id. */
-CS_MUST_USE int cs_spiffe_template_check(const char *template, const char *trust_domain, struct cs_error *e);
 /* A number must rest for longer than what was issued to its old owner can live. */
 CS_MUST_USE int cs_store_quarantine_check(
-	int64_t id_quarantine_ms, int64_t svid_max_ttl_ms, int64_t auth_max_ttl_ms, struct cs_error *e);
+	int64_t id_quarantine_ms, int64_t svid_max_life_ms, int64_t auth_max_ttl_ms, struct cs_error *e);
 
 /* --- facts --- */
 
@@ -158,6 +157,8 @@ void cs_store_usage(const struct cs_store *store, struct cs_store_usage *ret);
 
 /* --- a store to another place --- */
 
+/* Leads, at the latest after half a minute, or says who else does. */
+CS_MUST_USE int cs_store_lead_now(struct cs_store *store, const char *who, struct cs_error *e);
 /* A new epoch for what is there: no follower resumes from before. After a backup was restored. */
 CS_MUST_USE int cs_store_new_epoch(struct cs_store *store, struct cs_error *e);
 /* Everything from one open store into another, empty one, which gets an epoch of its own, and is compared afterwards.

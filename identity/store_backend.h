@@ -7,9 +7,8 @@
 
 #include "store.h"
 
-#define CS_STORE_KEY_META  "meta"
-#define CS_STORE_KEY_MAX   512
-#define CS_STORE_VALUE_MAX (1u << 20)
+#define CS_STORE_KEY_META "meta"
+#define CS_STORE_KEY_MAX  512
 
 struct cs_store_write { /* borrowed; a key is in a revision once */
 	const char *key;
@@ -18,7 +17,8 @@ struct cs_store_write { /* borrowed; a key is in a revision once */
 };
 
 /* Rows as they are read: `row` for each, `revision` after those of one revision that belong together (also after a
- * full read). A full read begins with `whole`: what follows is everything. */
+ * full read). A full read begins with `whole`: what follows is everything. A revision that was not ended (an error came in
+ * between) did not happen: it is told again. */
 struct cs_backend_reader {
 	void (*whole)(void *data);
 	void (*row)(void *data, const char *key, const void *value, size_t n); /* value NULL: deleted */
@@ -31,7 +31,8 @@ struct cs_backend;
 struct cs_backend_ops {
 	/* Of one revision; the sizes of keys and values count for bytes_max. */
 	size_t writes_max, bytes_max;
-	/* Everything, at one revision. Once, before anything else. */
+	/* Everything, at one revision; `whole` first. Before anything else, and again when what is known is in doubt. A store
+	 * that is empty: no row, but a revision. */
 	int (*load)(struct cs_backend *b, const struct cs_backend_reader *reader, struct cs_error *e);
 	/* What others wrote since the last load, poll or write; never what write() wrote here. May be a full read. */
 	int (*poll)(struct cs_backend *b, const struct cs_backend_reader *reader, struct cs_error *e);

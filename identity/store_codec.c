@@ -338,18 +338,20 @@ static bool decode(const void *message, struct cs_fact *f, struct cs_fact_hold *
 	return false;
 }
 
-static bool is_kind(const char *key, const char *word)
+static enum cs_fact_kind kind_of(const char *key)
 {
-	size_t n = strlen(word);
-	return strncmp(key, word, n) == 0 && key[n] == '/';
+	for (int kind = 0; kind < CS_FACT_KINDS; kind++) {
+		size_t n = strlen(kinds[kind].word);
+		if (strncmp(key, kinds[kind].word, n) == 0 && key[n] == '/')
+			return (enum cs_fact_kind)kind;
+	}
+	return CS_FACT_KINDS;
 }
 
 int cs_fact_decode(const char *key, const void *value, size_t n, struct cs_fact *ret, struct cs_fact_hold **ret_hold,
 	struct cs_error *e)
 {
-	enum cs_fact_kind kind = 0;
-	while (kind < CS_FACT_KINDS && !is_kind(key, kinds[kind].word))
-		kind++;
+	enum cs_fact_kind kind = kind_of(key);
 	if (kind == CS_FACT_KINDS)
 		return cs_error_set(e, -EPROTO, "the store has the key '%s', which is nothing that is known here", key);
 	struct cs_fact_hold *hold = cs_xcalloc(1, sizeof(*hold));
@@ -364,6 +366,62 @@ int cs_fact_decode(const char *key, const void *value, size_t n, struct cs_fact 
 	}
 	*ret_hold = hold;
 	return 0;
+}
+
+/* A fact with what its key says: enough to find the one that has it. */
+static bool fact_of_key(const char *rest, char *scratch, struct cs_fact *f)
+{
+	struct cs_error e;
+	char *slash;
+	switch (f->kind) {
+	case CS_FACT_IDENTITY:
+		f->identity.id = (uint32_t)strtoul(rest, NULL, 10);
+		return true;
+	case CS_FACT_RETIRED:
+		f->retired.id = (uint32_t)strtoul(rest, NULL, 10);
+		return true;
+	case CS_FACT_NODE:
+		f->node.name = rest;
+		return true;
+	case CS_FACT_CLAIM:
+		slash = strchr(scratch, '/');
+		if (!slash)
+			return false;
+		*slash = '\0';
+		f->claim.node = scratch;
+		f->claim.endpoint = slash + 1;
+		return true;
+	case CS_FACT_ADDRESS:
+		return cs_ip_parse(rest, &f->address.ip, &e) == 0;
+	case CS_FACT_PREFIX:
+		f->prefix.id = CS_ID_LOCAL_SCOPE | (uint32_t)strtoul(rest, NULL, 10);
+		return true;
+	case CS_FACT_REVOCATION:
+		f->revocation.id = rest;
+		return true;
+	case CS_FACT_DOCUMENTS:
+		f->documents.set = rest;
+		return true;
+	case CS_FACT_BLOB:
+		for (size_t i = 0; i < CS_SHA256_BYTES; i++)
+			if (sscanf(rest + 2 * i, "%2hhx", &f->blob.sha256[i]) != 1)
+				return false;
+		return true;
+	case CS_FACT_KINDS:
+		break;
+	}
+	return false;
+}
+
+struct cs_entry *cs_facts_find_key(const struct cs_facts *facts, const char *key)
+{
+	struct cs_fact f = {.kind = kind_of(key)};
+	char scratch[CS_FACT_KEY_MAX];
+	if (f.kind == CS_FACT_KINDS)
+		return NULL;
+	const char *rest = key + strlen(kinds[f.kind].word) + 1;
+	cs_text_cut(scratch, sizeof(scratch), rest);
+	return fact_of_key(rest, scratch, &f) ? cs_facts_find(facts, &f) : NULL;
 }
 
 /* --- meta --- */

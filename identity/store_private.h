@@ -1,75 +1,87 @@
-/* The inside of the store, for store.c and store_ops.c only. */
+/* The inside of the store, for its own files only. */
 #ifndef CS_STORE_PRIVATE_H
 #define CS_STORE_PRIVATE_H
 
-#include <sqlite3.h>
-#include "store.h"
+#include "facts_private.h"
+#include "store_backend.h"
 
-#define CS_STORE_SCHEMA 1
-CS_MUST_USE int cs_store_find(struct cs_store *store, const char *labels, uint32_t *ret, struct cs_error *e);
+/* 1 was tables of SQLite; since 2 there are keys and values (proto/store.proto). */
+#define CS_STORE_SCHEMA 2
 
-/* One statement per line of the enum, prepared once. */
-enum statement {
-	Q_BEGIN,
-	Q_COMMIT,
-	Q_ROLLBACK,
-	Q_REVISION,
-	Q_SET_REVISION,
-	Q_IDENTITY_FIND,
-	Q_IDENTITY_NEXT,
-	Q_SPIFFE_FIND,
-	Q_IDENTITY_ADD,
-	Q_CLAIM_FIND,
-	Q_CLAIM_COUNT,
-	Q_CLAIM_PUT,
-	Q_CLAIM_DEL,
-	Q_CLAIM_OF_NODE,
-	Q_ADDRESS_FIND,
-	Q_ADDRESS_OF_CLAIM,
-	Q_ADDRESS_ADD,
-	Q_ADDRESS_DEL,
-	Q_QUARANTINE_FIND,
-	Q_QUARANTINE_ADD,
-	Q_QUARANTINE_DEL,
-	Q_QUARANTINE_OVER,
-	Q_NODE_FIND,
-	Q_NODE_PUT,
-	Q_NODE_ADDRESS_FIND,
-	Q_NODE_ADDRESS_OF,
-	Q_NODE_ADDRESS_ADD,
-	Q_NODE_ADDRESS_DEL,
-	Q_PREFIX_FIND,
-	Q_PREFIX_ADD,
-	Q_ALL_IDENTITIES,
-	Q_ALL_NODES,
-	Q_ALL_CLAIMS,
-	Q_ALL_PREFIXES,
-	Q_COUNT
+struct cs_meta {
+	uint64_t epoch, revision;
+	int64_t store_ms;
+	char *trust_domain, *template;
+	uint32_t cluster_id;
+	bool copying;
+	uint64_t tag;
+};
+uint8_t *cs_meta_encode(const struct cs_meta *meta, size_t *ret_n); /* heap */
+CS_MUST_USE int cs_meta_decode(const void *value, size_t n, struct cs_meta *ret, struct cs_error *e);
+void cs_meta_fini(struct cs_meta *meta);
+
+/* A key that the revision in the making changes: what it had before, what it has now. */
+struct cs_change {
+	UT_hash_handle hh;
+	struct cs_entry *before, *now;
+	char key[];
 };
 
 struct cs_store {
-	sqlite3 *db;
-	sqlite3_stmt *q[Q_COUNT];
-	int lock;
-	char *path, *trust_domain, *spiffe_id_template;
-	uint64_t epoch, revision;
-	int64_t quarantine_ms, now_unix_ms;
+	struct cs_store_config config; /* its strings are ours */
 	const struct cs_clock *clock;
+	struct cs_backend *backend;
+	struct cs_facts *facts;
+	struct cs_meta meta; /* epoch 0: the store is not made yet */
+	/* The store's time: what it was when we heard of it, and when that was. */
+	int64_t heard_store_ms, heard_mono_ms;
+	/* The revision in the making. */
+	struct cs_change *changes;
+	size_t changed_bytes;
+	bool forced;        /* a revision even without a change */
+	bool lost;          /* what was read did not hold together: read everything again */
+	uint32_t next_id;   /* where to look for a free number */
+	uint64_t next_term; /* ... found out in this term */
+	char *exhausted;    /* who holds the range; told again until ... */
+	int64_t exhausted_until_mono_ms;
 };
 
-int cs_db_error(struct cs_store *s, const char *what, struct cs_error *e);
-sqlite3_stmt *cs_db_query(struct cs_store *s, enum statement which);
-void cs_db_bind_text(sqlite3_stmt *q, int i, const char *text);
-void cs_db_bind_addr(sqlite3_stmt *q, int i, const struct cs_ip *addr);
-/* A statement without rows. */
-int cs_db_run(struct cs_store *s, sqlite3_stmt *q, const char *what, struct cs_error *e);
-/* 1: there is a row, 0: none. The caller resets the statement after reading the row (cs_db_query does it as well). */
-int cs_db_row(struct cs_store *s, sqlite3_stmt *q, const char *what, struct cs_error *e);
-const char *cs_db_text(sqlite3_stmt *q, int i);
-void cs_db_addr(sqlite3_stmt *q, int i, struct cs_ip *ret);
-CS_MUST_USE int cs_store_random(int64_t *ret, struct cs_error *e); /* positive */
-char *cs_spiffe_template_fill(const char *template, uint32_t id);
-/* One operation inside the transaction: 0 (done, or refused in op->result), or < 0: give the whole batch up. */
+/* The most that one operation changes before it looks for room again: a claim with all its addresses, old and new, and
+ * an identity. */
+#define CS_STORE_OP_WRITES_MAX 24
+#define CS_STORE_OP_BYTES_MAX  32768
+
+CS_MUST_USE int cs_store_random(uint64_t *ret, struct cs_error *e); /* not 0 */
+
+/* store_changes.c: the revision in the making. */
+void cs_store_put(struct cs_store *s, const struct cs_fact *fact);
+void cs_store_remove(struct cs_store *s, struct cs_entry *entry);
+/* May so many more keys and bytes be changed in this revision? */
+bool cs_store_has_room(const struct cs_store *s, size_t writes, size_t bytes);
+void cs_store_undo(struct cs_store *s);
+/* It happened: the sink hears of it, and what was before is forgotten. */
+void cs_store_tell(struct cs_store *s, const struct cs_fact_sink *sink);
+
+/* store.c: it is written, whoever leads. */
+CS_MUST_USE int cs_store_write(struct cs_store *s, struct cs_error *e);
+
+/* store_ops.c: one operation. 0: done, or refused in op->result; 1: there was no room for all of it, once more in the
+ * next revision; < 0: give the whole batch up. */
 int cs_store_apply(struct cs_store *s, struct cs_store_op *op, struct cs_error *e);
+int cs_store_refuse(struct cs_store_op *op, int code, enum cs_reason reason, const char *fmt, ...) CS_PRINTF(4, 5);
+
+/* store_numbers.c */
+/* A number that is free, or 0. */
+uint32_t cs_store_free_id(struct cs_store *s);
+/* The highest of the range that is taken or rests; id_min - 1: none. */
+uint32_t cs_store_highest_id(const struct cs_store *s);
+/* Borrowed until the next call. */
+const char *cs_store_exhausted(struct cs_store *s);
+
+/* store_gc.c */
+int cs_store_apply_gc(struct cs_store *s, struct cs_store_op *op);
+
+/* store_documents.c */
+int cs_store_apply_documents(struct cs_store *s, struct cs_store_op *op, struct cs_error *e);
 
 #endif

@@ -69,7 +69,7 @@ static const struct row rows[] = {
 	{true, {"!role"}, "k8s:app=web", true},
 	{true, {"k8s:!role"}, "container:role=db", true},
 	{true, {"k8s:!role"}, "k8s:role=db", false},
-	{true, {"!app\\.kubernetes"}, "k8s:app.kubernetes.io/name=web", true},         /* 17 > 14 */
+	{true, {"!app\\.kubernetes"}, "k8s:app.kubernetes.io/name=web", true},          /* 17 > 14 */
 	{true, {"!app\\.kubernetes\\.io/v"}, "k8s:app.kubernetes.io/version=1", false}, /* 17 < 20 */
 	/* longest include against shortest ignore */
 	{false, {"a", "!ab"}, "k8s:ab=1", false},
