@@ -24,6 +24,7 @@ TIMEOUT_S = 900  # of one program or one Python file
 BUILD_TIMEOUT_S = 3600
 INTERRUPTED_S = 60  # for what is interrupted to clean up
 RUNNING = set()  # process groups
+KINDS = {"real": "a real SPIRE", "partner": "a partner that plays SPIRE"}  # as tests/spire/conftest.py names them
 BUILT = {}  # preset: whether it did
 
 
@@ -35,6 +36,7 @@ class Result:
         self.trouble = list(trouble)  # failures of the program that are no case of its own
         self.passed = self.failed = 0
         self.skips = []  # reasons
+        self.kinds = {}  # {what it ran against: [passed, failed, skipped]}, where cases run against several things
 
 
 def by_reason(skips):
@@ -61,8 +63,11 @@ class Tally:
             rest = f", {failed} failed" if failed else ""
             rest += f", {len(r.skips)} skipped" if r.skips else ""
             print(f"  {'FAILED' if failed else 'ok':6} {r.name:46} {r.passed:4} passed{rest}  {r.seconds:6.1f} s")
+            for kind, counts in r.kinds.items():
+                print(f"         {kind}: {'{} passed, {} failed, {} skipped'.format(*counts)}")
             for reason, names in by_reason(r.skips).items():
-                print(f"         skipped: {', '.join(names) if len(names) < 4 else f'{len(names)} cases'}: {reason}")
+                shown = ", ".join(names) if len(names) < 4 or r.kinds else f"{len(names)} cases"
+                print(f"         skipped: {shown}: {reason}")
             if failed:
                 self.failures.append(r.name)
                 lines = r.output.strip().splitlines()
@@ -194,6 +199,20 @@ def tap(tally, name, program):
     return tally.add(r)
 
 
+def count_case(r, case):
+    """One <testcase>. KINDS name what tests/spire runs against."""
+    if case.find("failure") is not None or case.find("error") is not None:
+        r.failed, how = r.failed + 1, 1
+    elif case.find("skipped") is not None:
+        r.skips.append(f"{case.get('name')}: {case.find('skipped').get('message')}")
+        how = 2
+    else:
+        r.passed, how = r.passed + 1, 0
+    for word in re.findall(r"\w+", case.get("name").partition("[")[2]):
+        if what := KINDS.get(word):
+            r.kinds.setdefault(what, [0, 0, 0])[how] += 1
+
+
 def python(tally, preset, path):
     with tempfile.NamedTemporaryFile(suffix=".xml") as xml:
         r = run(f"{preset}: {path.stem[5:]}",
@@ -202,12 +221,7 @@ def python(tally, preset, path):
                 {"CS_BUILD": str(ROOT / "build" / preset), "PYTHONDONTWRITEBYTECODE": "1"})
         try:
             for case in ET.parse(xml.name).getroot().iter("testcase"):
-                if case.find("failure") is not None or case.find("error") is not None:
-                    r.failed += 1
-                elif case.find("skipped") is not None:
-                    r.skips.append(f"{case.get('name')}: {case.find('skipped').get('message')}")
-                else:
-                    r.passed += 1
+                count_case(r, case)
         except ET.ParseError:
             r.trouble.append("pytest wrote no result")
     if r.passed + r.failed + len(r.skips) == 0:
@@ -319,7 +333,7 @@ GROUPS = {
     "unit": ("unit tests, gcc, release build", lambda t: unit(t, "release")),
     "structure": ("walls between rooms, the tree, what is installed", lambda t: files(t, "release", "structure")),
     "integration": ("daemons, namespaces and third parties, release build", lambda t: files(t, "release", "integration")),
-    "spire": ("a real SPIRE, found by SPIRE_BIN or PATH; skipped without", lambda t: files(t, "release", "spire")),
+    "spire": ("against a real SPIRE, found by SPIRE_BIN or PATH, and a partner in Go; each skipped without", lambda t: files(t, "release", "spire")),
     "quickstart": ("the main job, as a newcomer runs it", quickstart),
     "clang": ("unit tests, clang, release build", lambda t: unit(t, "clang")),
     "sanitizers": ("unit and integration tests under ASan and UBSan", sanitized),

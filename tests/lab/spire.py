@@ -1,4 +1,5 @@
-"""A real SPIRE on loopback: one server and agents, which stand for nodes. Found by SPIRE_BIN (a directory) or PATH."""
+"""A real SPIRE on loopback: one server and agents, which stand for nodes. Found by SPIRE_BIN (a directory) or PATH.
+lab.spire_partner has the same in a partner that plays it."""
 import base64
 import json
 import os
@@ -11,7 +12,6 @@ import time
 from pathlib import Path
 
 import grpc
-import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
@@ -26,8 +26,9 @@ def find(name):
     return shutil.which(name, path=os.environ.get("SPIRE_BIN") or None)
 
 
-needed = pytest.mark.skipif(not all(map(find, PROGRAMS)),
-                            reason="no spire-server and spire-agent in SPIRE_BIN or PATH")
+def missing():
+    """Why there is none here; None: there is."""
+    return None if all(map(find, PROGRAMS)) else "no spire-server and spire-agent in SPIRE_BIN or PATH"
 
 
 def wait_for(what, text, timeout=WAIT_S):
@@ -120,6 +121,10 @@ plugins {{
         return cert.public_bytes(pem) + key.private_bytes(pem, serialization.PrivateFormat.PKCS8,
                                                           serialization.NoEncryption())
 
+    def again(self):
+        self.begin()
+        self.wait_socket(self.socket)
+
     def call(self, *args, input=None):
         """What a subcommand says, as JSON."""
         done = subprocess.run([self.program, *args, "-socketPath", self.socket, "-output", "json"], input=input, text=True,
@@ -190,36 +195,29 @@ def varints(message):
             at += length
 
 
-class Spire:
-    """domain's server; agents by add_agent(). server: options of Server."""
+class Installation:
+    """What a test says to a SPIRE, be it real or played: entries, bundles, authorities."""
 
-    def __init__(self, domain="example.org", **server):
+    def __init__(self, domain):
         self.domain = domain
         self.dir = Path(tempfile.mkdtemp(prefix="cs-spire-", dir="/tmp"))  # short: sockets are in it
         self.agents = {}
-        (self.dir / "server").mkdir()
-        self.server = Server(self.dir / "server", domain, **server)
-
-    def add_agent(self, name):
-        (self.dir / name).mkdir()
-        self.agents[name] = Agent(self.dir / name, self.server, name)
-        return self.agents[name]
 
     def id(self, path):
         return f"spiffe://{self.domain}{path}"
+
+    def _description(self, agent, path, selector, ttl, federates):
+        kind, _, value = selector.partition(":")
+        return {"spiffe_id": {"trust_domain": self.domain, "path": path},
+                "parent_id": {"trust_domain": self.domain, "path": agent.id.removeprefix(f"spiffe://{self.domain}")},
+                "selectors": [{"type": kind, "value": value}], "x509_svid_ttl": ttl or 0, "federates_with": list(federates)}
 
     def entry(self, agent, path, selector, ttl=None, federates=()):
         """One registration entry; its id."""
         return self.entries([(agent, path, selector, ttl, federates)])[0]
 
     def entries(self, wanted):
-        entries = []
-        for agent, path, selector, ttl, federates in wanted:
-            kind, _, value = selector.partition(":")
-            entries.append({"spiffe_id": self.id(path), "parent_id": agent.id,
-                            "selectors": [{"type": kind, "value": value}], "x509_svid_ttl": ttl or 0,
-                            "federates_with": list(federates)})
-        results = self.server.call("entry", "create", "-data", "-", input=json.dumps({"entries": entries}))["results"]
+        results = self.create([self._description(*one) for one in wanted])
         assert all(r["status"]["code"] == 0 for r in results), results
         return [r["entry"]["id"] for r in results]
 
@@ -233,13 +231,60 @@ class Spire:
 
     def trust(self, other):
         """Federation, this direction of it: the other's authorities verify the other's identities here."""
-        self.server.call("bundle", "set", "-id", other.id(""), input=other.server.bundle())
+        self.set_bundle(other.domain, other.server.bundle())
+
+    def close(self):
+        self.end()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+
+class Spire(Installation):
+    """domain's server; agents by add_agent(). server: options of Server."""
+    kind = "real"
+
+    def __init__(self, domain="example.org", **server):
+        super().__init__(domain)
+        (self.dir / "server").mkdir()
+        self.server = Server(self.dir / "server", domain, **server)
+
+    def add_agent(self, name):
+        (self.dir / name).mkdir()
+        self.agents[name] = Agent(self.dir / name, self.server, name)
+        return self.agents[name]
+
+    def create(self, entries):
+        """Entries as the API has them, in JSON; the result of each."""
+        def plain(entry):
+            return {**entry, **{k: self.id(entry[k]["path"]) for k in ("spiffe_id", "parent_id")}}
+        return self.server.call("entry", "create", "-data", "-",
+                                input=json.dumps({"entries": list(map(plain, entries))}))["results"]
+
+    def update(self, entry, agent, path, selector, ttl=None, federates=()):
+        domains = [a for f in federates for a in ("-federatesWith", f"spiffe://{f}")]
+        self.server.call("entry", "update", "-entryID", entry, "-parentID", agent.id, "-spiffeID", self.id(path), "-selector",
+                         selector, *(("-x509SVIDTTL", str(ttl)) if ttl else ()), *domains)
 
     def delete(self, *ids):
         for id in ids:
             self.server.call("entry", "delete", "-entryID", id)
 
-    def close(self):
+    def list(self):
+        """All entries, as the API has them."""
+        return self.server.call("entry", "show")["entries"]
+
+    def set_bundle(self, domain, pem):
+        self.server.call("bundle", "set", "-id", f"spiffe://{domain}", input=pem)
+
+    def prepare(self):
+        return self.server.call("localauthority", "x509", "prepare")["prepared_authority"]["authority_id"]
+
+    def old(self):
+        return self.server.call("localauthority", "x509", "show")["old"]["authority_id"]
+
+    def step(self, step, id):
+        """With an authority: activate, taint or revoke it."""
+        self.server.call("localauthority", "x509", step, "-authorityID", id)
+
+    def end(self):
         for program in [*self.agents.values(), self.server]:
             program.end()
-        shutil.rmtree(self.dir, ignore_errors=True)

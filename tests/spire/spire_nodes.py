@@ -1,7 +1,6 @@
-"""A node for the scenarios of the adapter: an agent of a real SPIRE, an adapter, and identityd played by the lab."""
+"""A node for the scenarios of the adapter: an agent of SPIRE, an adapter, and identityd played by the lab."""
 from lab import adapter as lab
 from lab import identityd
-from lab.spire import Spire
 
 A, B = 100001, 100002
 HOST = 1
@@ -60,8 +59,8 @@ class Node:
 
 
 class Home:
-    def __init__(self):
-        self.spire, self.nodes = Spire(), []
+    def __init__(self, spire):
+        self.spire, self.nodes = spire, []
 
     def node(self, name="n1", numbers=(A,), **options):
         """options: of Spire.node. The adapter is not started yet."""

@@ -12,11 +12,9 @@ from lab.auth import Watch
 from lab.cluster import Cluster, wait_until
 from lab.daemon import WAIT_S
 from lab.nodes import ip
-from lab.spire import Spire, needed
 from lab.tls import Files
 from traffic import Traffic
 
-pytestmark = needed
 D, REQUIRE, DENY = protos.directory, protos.common.VERDICT_REQUIRE, protos.common.VERDICT_DENY
 OURS, THEIRS = "example.org", "other.example"
 CLUSTER = 1 << 16  # the numbers of a cluster begin at its id times this
@@ -47,7 +45,7 @@ def endpoint(workload, number, node):
 
 
 class World:
-    def __init__(self):
+    def __init__(self, Spire):
         self.spires, self.directories = {}, []
         self.cluster = Cluster(prefix="tfed")
         try:
@@ -113,8 +111,8 @@ class World:
 
 
 @pytest.fixture
-def world():
-    world = World()
+def world(Spire):
+    world = World(Spire)
     yield world
     world.close()
 
@@ -148,13 +146,13 @@ def test_the_other_domains_authority_is_replaced(world):
     def rests_on():
         return {e["remote_authority"] for e in entries(world.one)}
     [old] = rests_on()
-    prepared = theirs.server.call("localauthority", "x509", "prepare")["prepared_authority"]["authority_id"]
+    prepared = theirs.prepare()
     ours.trust(theirs)
     wait_until(lambda: world.one.cli("bundle", "show", THEIRS)["authorities"] == 2, "the prepared one", WAIT_S)
-    theirs.server.call("localauthority", "x509", "activate", "-authorityID", prepared)
-    theirs.server.call("localauthority", "x509", "taint", "-authorityID", old)
+    theirs.step("activate", prepared)
+    theirs.step("taint", old)
     wait_until(lambda: rests_on() == {prepared}, "signed by the new one", WAIT_S)
-    theirs.server.call("localauthority", "x509", "revoke", "-authorityID", old)
+    theirs.step("revoke", old)
     ours.trust(theirs)
     wait_until(lambda: world.one.cli("bundle", "show", THEIRS)["authorities"] == 1, "without the old one", WAIT_S)
     assert rests_on() == {prepared}

@@ -9,16 +9,14 @@ from cryptography.hazmat.primitives import serialization
 from grpc_tools import protoc
 
 from lab.daemon import ROOT, WAIT_S
-from lab.spire import needed
 from spire_nodes import A, Home
 
-pytestmark = needed
 SHADOW = 1 << 30  # bytes; a sanitizer reserves regions of terabytes, which hold nothing of the program
 
 
 @pytest.fixture
-def home():
-    home = Home()
+def home(Spire):
+    home = Home(Spire())
     yield home
     home.close()
 

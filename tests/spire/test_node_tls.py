@@ -1,4 +1,4 @@
-"""identityd's mutual TLS by SVIDs of a real SPIRE, which the adapter of each node hands over as files and renews."""
+"""identityd's mutual TLS by SVIDs of SPIRE, which the adapter of each node hands over as files and renews."""
 import calendar
 import ssl
 import time
@@ -9,15 +9,14 @@ from lab import adapter as lab
 from lab.interfaces import Interfaces
 from lab.node_tls import served
 from lab.nodes import SVID_READY, Identityd, condition, spec
-from lab.spire import Spire, needed, wait_for
+from lab.spire import wait_for
 
-pytestmark = needed
 TTL = 20
 
 
 class Home:
-    def __init__(self):
-        self.spire, self.things, self.interfaces = Spire(), [], Interfaces()
+    def __init__(self, spire):
+        self.spire, self.things, self.interfaces = spire, [], Interfaces()
 
     def keep(self, thing):
         self.things.append(thing)
@@ -44,8 +43,8 @@ class Home:
 
 
 @pytest.fixture
-def home():
-    home = Home()
+def home(Spire):
+    home = Home(Spire())
     yield home
     home.close()
 

@@ -1,4 +1,4 @@
-"""Two nodes, every daemon real, a real SPIRE behind every identity: packets go on while SVIDs and authorities change, and
+"""Two nodes, every daemon real, a SPIRE behind every identity: packets go on while SVIDs and authorities change, and
 stop when there is no SVID that is valid."""
 import os
 import time
@@ -6,18 +6,17 @@ import time
 import pytest
 
 from lab.cluster import TRUST_DOMAIN, Cluster, policy, required, wait_until
-from lab.spire import Spire, needed, wait_for
+from lab.spire import wait_for
 from traffic import Traffic
 
-pytestmark = needed
 PORT, TTL = 5000, 20
 ROTATION_S = int(os.environ.get("CS_ROTATION_S", "60"))
 OUTAGE_S = int(os.environ.get("CS_OUTAGE_S", "15"))
 
 
 class World:
-    def __init__(self, **server):
-        self.spire = Spire(TRUST_DOMAIN, **server)
+    def __init__(self, spire):
+        self.spire = spire
         self.cluster = Cluster(prefix="tspire")
         self.one, self.two = self.cluster.node(), self.cluster.node()
         self.entries, self.server = {}, None
@@ -57,8 +56,8 @@ class World:
 
 
 @pytest.fixture
-def world():
-    world = World()
+def world(Spire):
+    world = World(Spire(TRUST_DOMAIN))
     yield world
     world.close()
 
@@ -97,8 +96,7 @@ def test_without_spire_the_pair_stops_at_expiry(world):
     why = world.one.cli("auth", "explain", "frontend", world.db.ip4)
     assert "svid-expired" in str(why), why
     # And it goes on when SPIRE is back.
-    world.spire.server.begin()
-    world.spire.server.wait_socket(world.spire.server.socket)
+    world.spire.server.again()
     for agent in world.spire.agents.values():
         agent.again()
     wait_until(lambda: world.frontend.reaches(world.db, PORT), "it reaches again", 60)
@@ -110,8 +108,7 @@ def test_with_a_long_life_an_outage_of_spire_is_not_noticed(world):
     for program in (*world.spire.agents.values(), world.spire.server):
         program.end()
     time.sleep(OUTAGE_S)  # no synchronisation: this is the outage
-    world.spire.server.begin()
-    world.spire.server.wait_socket(world.spire.server.socket)
+    world.spire.server.again()
     for agent in world.spire.agents.values():
         agent.again()
     before = {e["remote_leaf_sha256"] for e in entries(world.two)}
@@ -122,20 +119,19 @@ def test_with_a_long_life_an_outage_of_spire_is_not_noticed(world):
 def replace_authority(world):
     """prepared -> activated -> tainted -> revoked under traffic."""
     traffic = Traffic(world.frontend, world.db)
-    server = world.spire.server
     old = {e["remote_authority"] for n in (world.one, world.two) for e in entries(n)}
     assert len(old) == 1
-    prepared = server.call("localauthority", "x509", "prepare")["prepared_authority"]["authority_id"]
+    prepared = world.spire.prepare()
     for node in (world.one, world.two):
         wait_until(lambda: all(b["authorities"] == 2 for b in node.cli("svid", "list")["bundles"]), "both authorities")
-    server.call("localauthority", "x509", "activate", "-authorityID", prepared)
-    of_old = server.call("localauthority", "x509", "show")["old"]["authority_id"]
-    server.call("localauthority", "x509", "taint", "-authorityID", of_old)
+    world.spire.step("activate", prepared)
+    of_old = world.spire.old()
+    world.spire.step("taint", of_old)
 
     def authorities():
         return {e["remote_authority"] for n in (world.one, world.two) for e in entries(n)}
     wait_until(lambda: authorities() and not authorities() & old, "new SVIDs are authenticated", 60)
-    server.call("localauthority", "x509", "revoke", "-authorityID", of_old)
+    world.spire.step("revoke", of_old)
     for node in (world.one, world.two):
         wait_until(lambda: all(b["authorities"] == 1 for b in node.cli("svid", "list")["bundles"]), "one authority")
     assert authorities() and not authorities() & old
@@ -146,9 +142,9 @@ def test_nothing_rests_on_a_revoked_authority(world):
     replace_authority(world.start(3600))
 
 
-def test_the_spire_that_ciliums_chart_installs():
+def test_the_spire_that_ciliums_chart_installs(Spire):
     """Its CAs are RSA-4096, leaves are P-256."""
-    world = World(ca_key="rsa-4096", ca_name="Cilium SPIRE CA")
+    world = World(Spire(TRUST_DOMAIN, ca_key="rsa-4096", ca_name="Cilium SPIRE CA"))
     try:
         world.start(3600)
         [root] = world.one.cli("bundle", "show", TRUST_DOMAIN)["certificates"]

@@ -1,5 +1,5 @@
-"""The adapter's source `spire` against a real SPIRE. identityd is played by the lab, which says what is local; SPIRE's
-registration entries are made by SPIRE's own command line, as the registrar would make them."""
+"""The adapter's source `spire`. identityd is played by the lab, which says what is local; SPIRE's registration entries are
+made as the registrar would make them."""
 import datetime as dt
 import subprocess
 import time
@@ -11,15 +11,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from lab import adapter as lab
 from lab import identityd
-from lab.spire import needed, wait_for
+from lab.spire import wait_for
 from spire_nodes import A, B, HOST, Home, Node, identity
-
-pytestmark = needed
 
 
 @pytest.fixture
-def home():
-    home = Home()
+def home(Spire):
+    home = Home(Spire())
     yield home
     home.close()
 
@@ -189,7 +187,7 @@ def test_without_the_server_it_expires_and_is_not_withdrawn(home):
     node.start()
     again = node.follower.wait(lambda s: A in s.svids and s.svids[A].reason.name == "svid-expired").svids[A]
     assert again.generation == 0 and not again.withdrawn
-    home.spire.server.begin()
+    home.spire.server.again()
     node.follower.wait_svid(A)
 
 
@@ -257,21 +255,20 @@ def test_authority_prepared_activated_tainted_revoked(home):
     node.start()
     first = node.follower.wait_svid(A)
     old = node.follower.wait(lambda s: "example.org" in s.bundles).bundles["example.org"]
-    server = home.spire.server
-    prepared = server.call("localauthority", "x509", "prepare")["prepared_authority"]["authority_id"]
+    prepared = home.spire.prepare()
     both = node.follower.wait(lambda s: len(s.bundles["example.org"].authorities) == 2).bundles["example.org"]
     assert both.generation != old.generation and set(old.authorities) < set(both.authorities)
-    server.call("localauthority", "x509", "activate", "-authorityID", prepared)
-    of_old = server.call("localauthority", "x509", "show")["old"]["authority_id"]
+    home.spire.step("activate", prepared)
+    of_old = home.spire.old()
     quiet = len(node.lines('"no SVID"'))
-    server.call("localauthority", "x509", "taint", "-authorityID", of_old)
+    home.spire.step("taint", of_old)
     # The same authorities, and yet another generation: what was verified before is verified again.
     tainted = node.follower.wait(lambda s: s.bundles["example.org"].generation != both.generation).bundles["example.org"]
     assert set(tainted.authorities) == set(both.authorities)
     second = node.follower.wait_svid(A, other_than=first.generation)
     signed_by(second, tainted)
     assert node.sign(second) == 0 and node.sign(first) == 0
-    server.call("localauthority", "x509", "revoke", "-authorityID", of_old)
+    home.spire.step("revoke", of_old)
     after = node.follower.wait(lambda s: len(s.bundles["example.org"].authorities) == 1).bundles["example.org"]
     assert after.generation not in (old.generation, both.generation, tainted.generation)
     assert set(after.authorities) == set(both.authorities) - set(old.authorities)
@@ -279,7 +276,7 @@ def test_authority_prepared_activated_tainted_revoked(home):
     assert len(node.lines('"no SVID"')) == quiet  # the gap of the taint was none
 
 
-def foreign_bundle(path, domain):
+def foreign_root(domain):
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, domain)])
     now = dt.datetime.utcnow()
@@ -289,8 +286,7 @@ def foreign_bundle(path, domain):
             .add_extension(x509.KeyUsage(False, False, False, False, False, True, True, False, False), True)
             .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(f"spiffe://{domain}")]), False)
             .sign(key, hashes.SHA256()))
-    path.write_bytes(root.public_bytes(serialization.Encoding.PEM))
-    return root.public_bytes(serialization.Encoding.DER)
+    return root
 
 
 def test_federated_bundles_come_and_go(home):
@@ -298,18 +294,15 @@ def test_federated_bundles_come_and_go(home):
     entry = home.spire.identity(node.agent, A)
     node.start()
     node.follower.wait_svid(A)
-    file = home.spire.dir / "other.pem"
-    root = foreign_bundle(file, "other.example")
-    home.spire.server.call("bundle", "set", "-id", "spiffe://other.example", "-path", file)
+    root = foreign_root("other.example")
+    home.spire.set_bundle("other.example", root.public_bytes(serialization.Encoding.PEM).decode())
     assert "other.example" not in node.adapter.once().bundles  # nobody here federates with it
 
     def update(*federates):
-        home.spire.server.call("entry", "update", "-entryID", entry, "-parentID", node.agent.id, "-spiffeID",
-                               home.spire.id(f"/identity/{A}"), "-selector", f"countersign:id:{A}",
-                               *[a for f in federates for a in ("-federatesWith", f)])
-    update("spiffe://other.example")
+        home.spire.update(entry, node.agent, f"/identity/{A}", f"countersign:id:{A}", federates=federates)
+    update("other.example")
     bundle = node.follower.wait(lambda s: "other.example" in s.bundles).bundles["other.example"]
-    assert list(bundle.authorities) == [root]
+    assert list(bundle.authorities) == [root.public_bytes(serialization.Encoding.DER)]
     # An open stream of the agent keeps a trust domain for ever; it is opened anew.
     update()
     node.follower.wait(lambda s: s.bundles["other.example"].generation == 0)

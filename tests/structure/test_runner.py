@@ -77,3 +77,21 @@ def test_a_program_that_does_not_end_is_ended_with_all_it_started(program, tmp_p
     ended.register(reader, 0)  # hang-up: nobody holds the other end any more
     assert ended.poll(10000) == [(reader, select.POLLHUP)]
     os.close(reader)
+
+
+def test_what_ran_against_several_things_is_told_apart(tmp_path, monkeypatch, tally, capsys):
+    monkeypatch.setattr(runner, "ROOT", tmp_path)
+    (tmp_path / "test_example.py").write_text("""
+import pytest
+@pytest.fixture(params=["real", "partner"])
+def kind(request):
+    if request.param == "real":
+        pytest.skip("none here")
+@pytest.mark.parametrize("n", range(4))
+def test_a(kind, n): assert n < 3
+""")
+    assert not runner.python(tally, "release", tmp_path / "test_example.py")
+    said = capsys.readouterr().out
+    assert "a real SPIRE: 0 passed, 0 failed, 4 skipped\n" in said
+    assert "a partner that plays SPIRE: 3 passed, 1 failed, 0 skipped\n" in said
+    assert "skipped: test_a[real-0], test_a[real-1], test_a[real-2], test_a[real-3]: none here\n" in said
