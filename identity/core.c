@@ -406,7 +406,11 @@ static int open_store(struct cs_core *core, uint64_t *ret_epoch, struct cs_chang
 	struct cs_store_config config = {.path = core->config->store_path,
 		.trust_domain = core->config->trust_domain,
 		.spiffe_id_template = core->config->spiffe_id_template,
+		.cluster_id = core->config->numbers ? core->config->numbers->cluster_id : 0,
+		.id_min = core->config->numbers ? core->config->numbers->min : 0,
+		.id_max = core->config->numbers ? core->config->numbers->max : 0,
 		.address_quarantine_ms = core->config->quarantine_ms,
+		.id_quarantine_ms = core->config->id_quarantine_ms,
 		.clock = core->config->clock};
 	struct opening o = {.core = core, .changes = changes};
 	struct cs_fact_sink sink = {.change = load_fact, .revision = load_revision, .data = &o};

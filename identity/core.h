@@ -16,7 +16,7 @@ struct cs_core;
 
 struct cs_core_config { /* borrowed while the core lives */
 	const char *store_path, *trust_domain, *spiffe_id_template;
-	int64_t quarantine_ms;
+	int64_t quarantine_ms, id_quarantine_ms;
 	const struct cs_numbers *numbers;
 	const struct cs_label_filter *label_filter;
 	const struct cs_clock *clock; /* NULL: the system's */

@@ -137,6 +137,7 @@ static int start_cluster(struct cs_identityd *d, struct cs_error *e)
 			.trust_domain = c->trust_domain,
 			.spiffe_id_template = d->template,
 			.quarantine_ms = c->address_quarantine_ms,
+			.id_quarantine_ms = c->id_quarantine_ms,
 			.numbers = &d->numbers,
 			.label_filter = d->label_filter,
 			.clock = d->daemon->loop.clock,

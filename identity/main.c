@@ -72,6 +72,13 @@ static const struct cs_setting settings[] = {
 	CS_SET_DURATION(C, address_quarantine_ms, "address.quarantine", "75s", 0, 86400000,
 		"For how long an address that an endpoint let go is not given to another identity; longer than authd's "
 		"directory.max_stale"),
+	CS_SET_DURATION(C, id_quarantine_ms, "id.quarantine", "26h", 0, 366 * 86400000LL,
+		"For how long the number of a deleted identity is not given again; longer than svid.max_life and "
+		"auth.max_ttl together; role all"),
+	CS_SET_DURATION(C, svid_max_life_ms, "svid.max_life", "24h", 60000, 365 * 86400000LL,
+		"The longest that any SVID of an identity lives, whoever issues it; role all"),
+	CS_SET_DURATION(C, auth_max_ttl_ms, "auth.max_ttl", "1h", 10000, 86400000,
+		"The longest auth.max_ttl of any node's authd; role all"),
 	CS_SET_DURATION(C, directory_coalesce_ms, "directory.coalesce", "50ms", 0, 5000,
 		"The least time between two batches of changes to one node; the first after a quiet while goes at "
 		"once"),
@@ -133,6 +140,8 @@ static int check_all(const struct cs_identityd_config *c, struct cs_error *e)
 	cs_label_filter_free(filter);
 	if (c->spiffe_id_template[0] && cs_spiffe_template_check(c->spiffe_id_template, c->trust_domain, e) < 0)
 		return cs_error_prefix(e, "spiffe_id_template");
+	if (cs_store_quarantine_check(c->id_quarantine_ms, c->svid_max_life_ms, c->auth_max_ttl_ms, e) < 0)
+		return e->code;
 	if (c->placement_authority == CS_AUTHORITY_STATIC && !c->placement_file[0])
 		return cs_error_set(e, -EINVAL, "placement.authority is static, but placement.file is not set");
 	if (c->cluster_server.n > 0)

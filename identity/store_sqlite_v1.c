@@ -146,7 +146,7 @@ static int carry_meta(struct carrying *c, sqlite3_stmt *q)
 		.store_ms = c->now_ms,
 		.trust_domain = (char *)text(q, 2),
 		.template = (char *)c->config->spiffe_id_template,
-		.cluster_id = c->config->cluster_id,
+		.cluster_id = 0, /* there was no other */
 		.tag = 1};
 	size_t n;
 	uint8_t *value = cs_meta_encode(&meta, &n);
