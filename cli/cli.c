@@ -229,6 +229,11 @@ static int parse(struct cs_cli *cli, int argc, char **argv, struct cs_error *e)
 	}
 	if (!words)
 		return no_command(argc - at, argv + at, e);
+	if (cli->command->passes_on) {
+		cli->words = argv + at + words;
+		cli->nwords = (size_t)(argc - at - words);
+		return 0;
+	}
 	return parse_rest(cli, argc, argv, at + words, e);
 }
 
@@ -236,13 +241,14 @@ int cs_cli_parse(struct cs_cli *cli, int argc, char **argv, bool *ret_end, struc
 {
 	if (parse(cli, argc, argv, e) < 0)
 		return CS_CLI_USAGE;
-	if (cli->help)
+	bool passes_on = cli->command && cli->command->passes_on;
+	if (cli->help && !passes_on)
 		cs_cli_help(cli->command, cli->out);
 	else if (cli->version)
 		fprintf(cli->out, "countersign %s\n", CS_VERSION);
 	if (cli->command && !cli->timeout_ms)
 		cli->timeout_ms = cli->command->timeout_ms ? cli->command->timeout_ms : 5000;
-	*ret_end = cli->help || cli->version;
+	*ret_end = (cli->help && !passes_on) || cli->version;
 	return CS_CLI_OK;
 }
 

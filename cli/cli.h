@@ -46,6 +46,7 @@ struct cs_command {
 	size_t noptions;
 	size_t min_words, max_words;
 	bool plain;         /* has no -o: prints what it prints */
+	bool passes_on;     /* all that follows its name, also options and --help, is for the program that run starts */
 	int64_t timeout_ms; /* default of --timeout */
 	const char *notes;  /* paragraphs for --help; may be NULL */
 	const char *examples;

@@ -1,31 +1,9 @@
 /* policy check: works without a daemon, for it starts the daemon's own program in its mode --check-policy. */
 #include "commands.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
-#include "instance.h"
-
-#define PROGRAM "countersign-identityd"
-
-/* The one that came with this program (beside it, installed in ../sbin, or not installed yet), so that a version checks with
- * its own compiler; else the one in PATH. */
-static void exec_program(char **argv)
-{
-	static const char *const places[] = {PROGRAM, "../sbin/" PROGRAM, "../identity/" PROGRAM};
-	char path[CS_PATH];
-	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
-		ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - sizeof("../identity/" PROGRAM));
-		path[n > 0 ? n : 0] = '\0';
-		char *slash = strrchr(path, '/');
-		if (!slash)
-			break;
-		strcpy(slash + 1, places[i]);
-		execv(path, argv);
-	}
-	execvp(PROGRAM, argv);
-}
+#include "program.h"
 
 static int run(struct cs_cli *cli, struct cs_error *e)
 {
@@ -33,7 +11,7 @@ static int run(struct cs_cli *cli, struct cs_error *e)
 	size_t n = 0;
 	if (!argv)
 		abort();
-	argv[n++] = (char *)PROGRAM;
+	argv[n++] = (char *)"countersign-identityd";
 	argv[n++] = (char *)"--check-policy";
 	if (cs_cli_value(cli, "strict"))
 		argv[n++] = (char *)"--strict";
@@ -41,9 +19,7 @@ static int run(struct cs_cli *cli, struct cs_error *e)
 	argv[n++] = (char *)(cli->json ? "json" : "table");
 	argv[n++] = (char *)"--"; /* a file may be called --help */
 	memcpy(argv + n, cli->words, cli->nwords * sizeof(*argv));
-	exec_program(argv); /* its output and exit code are ours */
-	cs_error_errno(
-		e, -errno, "cannot start " PROGRAM ", which checks policies (neither beside countersign nor in PATH)");
+	cs_cli_exec("identity", argv, e); /* its output and exit code are ours */
 	free(argv);
 	return CS_CLI_FAILED;
 }

@@ -16,6 +16,7 @@ const struct cs_command *const cs_commands[] = {
 	&cs_cmd_auth_list,
 	&cs_cmd_auth_explain,
 	&cs_cmd_auth_flush,
+	&cs_cmd_bootstrap_spire,
 	&cs_cmd_exporter,
 	NULL,
 };

@@ -110,7 +110,8 @@ def usage(*args):
 
 
 COMMANDS = ["status", "identity list", "endpoint list", "endpoint register", "endpoint unregister", "node list",
-            "policy list", "policy check", "svid list", "svid inspect", "bundle list", "bundle show", "auth list", "auth explain", "auth flush", "exporter"]
+            "policy list", "policy check", "svid list", "svid inspect", "bundle list", "bundle show", "auth list", "auth explain", "auth flush", "bootstrap spire",
+            "exporter"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -658,6 +659,22 @@ def test_policy_check_without_the_program(tmp_path):
     cli = shutil.copy(CLI, tmp_path / "away-from-the-build")
     p = subprocess.run([cli, "policy", "check", "a.yaml"], capture_output=True, text=True, env={"PATH": str(tmp_path)})
     assert p.returncode == 1 and "cannot start countersign-identityd" in p.stderr
+
+
+# ---- bootstrap spire ----
+
+def test_bootstrap_passes_on(tmp_path):
+    """All that follows is the registrar's: its own options, --help, and what looks like one of ours."""
+    fake = tmp_path / "countersign-registrar"
+    fake.write_text('#!/bin/sh\necho "out: $*"\nexit 7\n')
+    fake.chmod(0o755)
+    cli = shutil.copy(CLI, tmp_path / "away-from-the-build")
+    for front, args, passed in (([], ["--check", "--node", "a b", "-o", "json"], "--check --node a b -o json"),
+                                ([], ["--help"], "--help"), (["--help"], [], "--help"),
+                                (["-o", "json"], ["--timeout", "x"], "-o json --timeout x"), ([], [], "")):
+        p = subprocess.run([cli, *front, "bootstrap", "spire", *args], capture_output=True, text=True,
+                           env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
+        assert (p.returncode, p.stdout) == (7, f"out: --bootstrap-spire{' ' if passed else ''}{passed}\n")
 
 
 # ---- exporter ----

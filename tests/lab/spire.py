@@ -134,7 +134,9 @@ plugins {{
 
 
 class Agent(Program):
-    def __init__(self, dir, server, name):
+    """paths: it looks at the paths of programs, so that selectors may name them. It hashes them too, once per stream."""
+
+    def __init__(self, dir, server, name, paths=False):
         self.server, self.name = server, name
         self.id = f"spiffe://{server.domain}/node/{name}"
         (dir / "pub").mkdir()
@@ -156,7 +158,7 @@ agent {{
 plugins {{
   NodeAttestor "join_token" {{ plugin_data {{}} }}
   KeyManager "disk" {{ plugin_data {{ directory = "{dir}" }} }}
-  WorkloadAttestor "unix" {{ plugin_data {{}} }}
+  WorkloadAttestor "unix" {{ plugin_data {{ discover_workload_path = {str(paths).lower()} }} }}
 }}''', "-joinToken", token)
         self.wait_socket(self.admin)
 
@@ -247,9 +249,10 @@ class Spire(Installation):
         (self.dir / "server").mkdir()
         self.server = Server(self.dir / "server", domain, **server)
 
-    def add_agent(self, name):
+    def add_agent(self, name, **options):
+        """options: of Agent."""
         (self.dir / name).mkdir()
-        self.agents[name] = Agent(self.dir / name, self.server, name)
+        self.agents[name] = Agent(self.dir / name, self.server, name, **options)
         return self.agents[name]
 
     def create(self, entries):

@@ -16,6 +16,14 @@ def Spire(request):
     return make
 
 
+@pytest.fixture(params=["real"])
+def Real(request):
+    """For what is about SPIRE's own programs: their files and their command line."""
+    if why := spire.missing():
+        pytest.skip(why)
+    return spire.Spire
+
+
 @pytest.fixture(params=["partner"])
 def Partner():
     """For what a real one will not do."""
