@@ -57,6 +57,18 @@ static const struct cs_setting settings[] = {
 		"How often all entries of SPIRE are listed, to find what others changed"),
 };
 
+enum option { BOOTSTRAP_SPIRE };
+
+static const struct cs_option options[] = {
+	[BOOTSTRAP_SPIRE] = {.name = "bootstrap-spire",
+		.arg = "OPTION",
+		.mode = true,
+		.rest = true,
+		.help = "As the first argument: make, print or check the entries that Countersign itself needs of "
+			"SPIRE, and "
+			"end (--bootstrap-spire --help)"},
+};
+
 /* ---- checks ---- */
 
 static int check_template(const char *template, const char *name, struct cs_error *e)
@@ -114,6 +126,8 @@ static int check(struct cs_daemon *d, struct cs_error *e)
 	static const char mark_characters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-";
 	const struct config *c = d->config;
 	int r;
+	if (d->options[BOOTSTRAP_SPIRE])
+		return 0; /* needs no configuration */
 	if (!*c->trust_domain)
 		return cs_error_set(e, -EINVAL, "trust_domain is not set; for example --set trust_domain=example.org");
 	if (cs_trust_domain_check(c->trust_domain, strlen(c->trust_domain), e) < 0)
@@ -128,6 +142,12 @@ static int check(struct cs_daemon *d, struct cs_error *e)
 	if ((r = check_prefix(c, e)) < 0 || (r = check_parent(c, e)) < 0)
 		return r;
 	return check_federates(c, e);
+}
+
+static int run_mode(struct cs_daemon *d)
+{
+	fprintf(stderr, "%s: --bootstrap-spire is the first argument; what follows is its own\n", d->spec->program);
+	return CS_EXIT_USAGE;
 }
 
 /* ---- life ---- */
@@ -218,7 +238,10 @@ int main(int argc, char **argv)
 		.settings = {settings, sizeof(settings) / sizeof(settings[0])},
 		.config_size = sizeof(struct config),
 		.common_offset = offsetof(struct config, common),
+		.options = options,
+		.noptions = sizeof(options) / sizeof(options[0]),
 		.check = check,
+		.run_mode = run_mode,
 		.start = start,
 		.stop = stop,
 		.fini = fini,
