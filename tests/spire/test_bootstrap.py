@@ -155,13 +155,16 @@ def test_entries_that_are_not_there(spire):
     assert findings(spire, "--node", "n1", "--node", "n2") == {
         ("entry-missing", f"{id}spire-adapter"), ("entry-missing", f"{id}node/n1"), ("entry-missing", f"{id}node/n2"),
         ("no-agent", "n2")}
-    # An agent whose alias it was, and which the server has forgotten.
-    bootstrap(spire, "--node", "n1")
-    agent.end()
-    [gone] = spire.server.call("agent", "list")["agents"]
-    spire.server.call("agent", "evict", "-spiffeID", f"spiffe://example.org{gone['id']['path']}")
-    assert findings(spire, "--node", "n1") == {("no-agent", "n1")}
     assert bootstrap(spire, "--check")["not_checked"][0].startswith("the entries of nodes")
+
+
+def test_an_alias_of_an_agent_that_is_gone(real):
+    agent = real.add_agent("n1")
+    bootstrap(real, "--node", "n1")
+    agent.end()
+    [gone] = real.server.call("agent", "list")["agents"]
+    real.server.call("agent", "evict", "-spiffeID", f"spiffe://example.org{gone['id']['path']}")
+    assert findings(real, "--node", "n1") == {("no-agent", "n1")}
 
 
 def test_a_registrar_that_is_no_admin(spire):
@@ -192,7 +195,7 @@ def test_many_of_a_kind_are_counted(spire):
     assert document["counts"] == {"foreign-entry": 600} and len(document["findings"]) == 50
 
 
-def test_federation(spire):
+def test_federation(spire, Spire):
     agent = spire.add_agent("n1")
     assert findings(spire, "--federates-with", "other.example") == {("no-federated-bundle", "other.example")}
     other = Spire("other.example")
@@ -202,9 +205,14 @@ def test_federation(spire):
         other.close()
     spire.entry(agent, "/somebody", "unix:uid:7", federates=["other.example"])
     assert findings(spire) == {("bundle-not-refreshed", "other.example")}
-    spire.server.call("federation", "create", "-trustDomain", "other.example", "-bundleEndpointURL", "https://127.0.0.1:9/",
-                      "-bundleEndpointProfile", "https_web")
-    assert not findings(spire, "--federates-with", "other.example", code=0)
+
+
+def test_a_bundle_that_is_fetched(real):
+    real.server.call("federation", "create", "-trustDomain", "other.example", "-bundleEndpointURL", "https://127.0.0.1:9/",
+                     "-bundleEndpointProfile", "https_web")
+    assert findings(real, "--federates-with", "other.example") == {("no-federated-bundle", "other.example")}
+    real.set_bundle("other.example", real.server.bundle())
+    assert not findings(real, "--federates-with", "other.example", code=0)
 
 
 def test_wide_selectors_and_short_lives(spire):
