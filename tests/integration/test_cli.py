@@ -365,16 +365,21 @@ def endpoint(name="db", met=5, reason=("no-local-svid", "the adapter is not ther
     return endpoints.EndpointStatus(
         spec=endpoints.EndpointSpec(id=name, labels=[label("k8s", "app", "db")], addresses=[ip(10, 0, 1, 5)],
                                     interface="cs-db"),
-        node="node1", identity=257, spiffe_id="spiffe://example.org/identity/257", incarnation=2, conditions=conditions)
+        node="node1", identity=257, spiffe_id="spiffe://example.org/identity/257", incarnation=2, conditions=conditions,
+        identity_labels=[label("k8s", "app", "db")])
 
 
 def test_endpoint_list(node):
+    filtered = endpoint("db")
+    filtered.spec.labels.append(label("k8s", "pod-template-hash", "1"))
     node.serve("identityd", Endpoints_List=lambda r, c: endpoints.ListReply(endpoints=[
-        endpoint("web", 3, ("datapath-down", "")), endpoint("db")]))
+        endpoint("web", 3, ("datapath-down", "")), filtered]))
     lines = node.table("endpoint", "list")
-    assert re.split(r"  +", lines[1]) == ["db", "cs-db", "10.0.1.5", "257", "ready", "k8s:app=db"]
-    assert re.split(r"  +", lines[2])[4] == "not enforced: datapath-down"
+    assert re.split(r"  +", lines[1]) == ["db", "cs-db", "10.0.1.5", "257", "ready", "k8s:app=db, k8s:pod-template-hash=1",
+                                           "k8s:pod-template-hash=1"]
+    assert re.split(r"  +", lines[2])[4:] == ["not enforced: datapath-down", "k8s:app=db", "-"]
     doc = node.json("endpoint", "list")["endpoints"]
+    assert [e["filtered_labels"] for e in doc] == [["k8s:pod-template-hash=1"], []]
     assert [e["id"] for e in doc] == ["db", "web"]
     assert doc[1]["conditions"][3]["reason"] == {"name": "datapath-down", "detail": ""}
     assert doc[1]["conditions"][0]["reason"] is None and doc[1]["conditions"][0]["step"] == "registered"
