@@ -401,7 +401,7 @@ static int open_backend(struct cs_store *s, struct cs_error *e)
 {
 	int r = cs_spiffe_template_check(s->config.spiffe_id_template, s->config.trust_domain, e);
 	if (r == 0)
-		r = s->config.etcd ? cs_error_set(e, -ENOTSUP, "etcd is not built in")
+		r = s->config.etcd ? cs_backend_etcd_open(&s->config, &s->backend, e)
 				   : cs_backend_sqlite_open(&s->config, &s->backend, e);
 	if (r == 0)
 		r = read_backend(s, true, NULL, e);
