@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include "tls.h"
@@ -12,6 +13,7 @@
 #define CACHE_MAX   1024 /* nodes whose chains are remembered */
 
 struct cs_tls {
+	pthread_mutex_t lock; /* of bundles and verifier: a server verifies in worker threads */
 	enum cs_tls_role role;
 	SSL_CTX *ctx;
 	struct cs_bundles *bundles; /* one: of the own trust domain */
@@ -54,6 +56,7 @@ static int judge(struct cs_tls *tls, const STACK_OF(X509) * x509, enum cs_tls_ro
 	int r = cs_tls_chain_get(x509, &chain, e);
 	if (r < 0)
 		return r;
+	pthread_mutex_lock(&tls->lock);
 	const struct cs_verify what = {.chain = chain.cert,
 		.n = chain.n,
 		.bundles = tls->bundles,
@@ -64,6 +67,7 @@ static int judge(struct cs_tls *tls, const STACK_OF(X509) * x509, enum cs_tls_ro
 	if (r == 0)
 		*ret_not_after_unix_s = cs_peer_not_after_unix_s(peer);
 	cs_peer_unref(peer);
+	pthread_mutex_unlock(&tls->lock);
 	return r;
 }
 
@@ -209,6 +213,7 @@ int cs_tls_new(enum cs_tls_role role, const struct cs_tls_files *files, const st
 	struct cs_tls *tls = calloc(1, sizeof(*tls));
 	if (!tls)
 		return cs_error_set(e, -ENOMEM, "no memory for TLS");
+	pthread_mutex_init(&tls->lock, NULL);
 	tls->role = role;
 	tls->clock = clock ? clock : &cs_clock_system;
 	tls->hooks = (struct cs_grpc_tls){.context = hook_context, .peer = hook_peer, .data = tls};
@@ -241,15 +246,19 @@ int cs_tls_renew_take(struct cs_tls *tls, struct cs_tls *fresh, struct cs_error 
 		return -EINVAL;
 	}
 	/* The outer one stays where callers and connections know it; a context that connections use lives on by itself. */
-	struct cs_tls old = *tls;
+	pthread_mutex_lock(&tls->lock);
+	SSL_CTX *ctx = tls->ctx;
+	struct cs_bundles *bundles = tls->bundles;
+	struct cs_verifier *verifier = tls->verifier;
+	SSL_CTX_set_cert_verify_callback(fresh->ctx, on_verify, tls);
 	tls->ctx = fresh->ctx;
 	tls->bundles = fresh->bundles;
 	tls->verifier = fresh->verifier;
 	tls->not_after_unix_s = fresh->not_after_unix_s;
-	SSL_CTX_set_cert_verify_callback(tls->ctx, on_verify, tls);
-	fresh->ctx = old.ctx;
-	fresh->bundles = old.bundles;
-	fresh->verifier = old.verifier;
+	pthread_mutex_unlock(&tls->lock);
+	fresh->ctx = ctx;
+	fresh->bundles = bundles;
+	fresh->verifier = verifier;
 	cs_tls_free(fresh);
 	return 0;
 }
@@ -261,6 +270,7 @@ void cs_tls_free(struct cs_tls *tls)
 	SSL_CTX_free(tls->ctx);
 	cs_verifier_free(tls->verifier);
 	cs_bundles_free(tls->bundles);
+	pthread_mutex_destroy(&tls->lock);
 	free(tls);
 }
 

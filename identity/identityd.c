@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include "cluster.h"
@@ -117,6 +118,19 @@ static int node_name(struct cs_identityd *d, const char **ret, struct cs_error *
 
 /* --- cluster role --- */
 
+/* A descriptor for each node, and for those that come: as many as this process may ask for. */
+static void raise_file_limit(void)
+{
+	struct rlimit files;
+	if (getrlimit(RLIMIT_NOFILE, &files) < 0)
+		return;
+	files.rlim_cur = files.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &files);
+	if (files.rlim_max < CLUSTER_CONNECTIONS_MAX + 1024)
+		cs_warn("fewer files may be open than nodes may be connected; raise LimitNOFILE",
+			cs_u64("limit", files.rlim_max));
+}
+
 static int start_cluster(struct cs_identityd *d, struct cs_error *e)
 {
 	const struct cs_identityd_config *c = d->config;
@@ -161,6 +175,7 @@ static int serve_cluster(struct cs_identityd *d, struct cs_error *e)
 		cs_info("tls.cert is not set: no other node can join this cluster role");
 		return 0;
 	}
+	raise_file_limit();
 	d->peers = cs_peers_new();
 	struct cs_cluster_service_options service = {.loop = &d->daemon->loop,
 		.cluster = d->cluster,

@@ -73,8 +73,9 @@ int cs_grpc_status_error(const struct cs_grpc_status *status, struct cs_error *e
 #define CS_GRPC_QUEUE_HIGH      (256u << 10) /* queued bytes of a call from which on send says CS_GRPC_FULL */
 #define CS_GRPC_QUEUE_MAX       (8u << 20)   /* ... and from which on it refuses: -ENOBUFS */
 #define CS_GRPC_HEADERS_MAX     (16u << 10)  /* bytes of one header list, by HTTP/2's count (RFC 9113 6.5.2) */
-#define CS_GRPC_CONNECTIONS_MAX 256u         /* server: connections, all listeners together */
-#define CS_GRPC_PER_USER_MAX    64u          /* server: connections of one uid, or of one address */
+#define CS_GRPC_CONNECTIONS_MAX 256u         /* server: connections; over TCP those whose peer's name is known */
+#define CS_GRPC_PER_USER_MAX    64u          /* server: connections of one uid, or of one name */
+#define CS_GRPC_PENDING_MAX     512u         /* server: over TCP, those that showed no certificate yet */
 #define CS_GRPC_HANDSHAKE_MS    5000         /* connect until TLS is up and the peer's SETTINGS are here */
 #define CS_GRPC_REQUEST_MS      10000        /* server: from a call's first header to the end of its request */
 #define CS_GRPC_IDLE_MS         600000       /* server: a connection without a call; client: the same, then IDLE */
@@ -82,7 +83,7 @@ int cs_grpc_status_error(const struct cs_grpc_status *status, struct cs_error *e
 struct cs_grpc_limits {
 	uint32_t message_max, unpack_max, streams_max, calls_max;
 	uint32_t window, conn_window, queue_high, queue_max, headers_max;
-	uint32_t connections_max, per_user_max;
+	uint32_t connections_max, per_user_max, pending_max;
 	int64_t handshake_ms, request_ms, idle_ms;
 };
 
@@ -97,7 +98,8 @@ struct cs_grpc_tls {
 	 * the connection is refused. ALPN (h2) is set here. A verify callback of it that refuses
 	 * says why by ERR_raise_data(ERR_LIB_USER, 1, "<name of the reason>: <sentence>"). NULL: none now; fill e. */
 	SSL_CTX *(*context)(void *data, struct cs_error *e);
-	/* After the handshake and before a byte of HTTP/2: chain as the peer sent it, leaf first, borrowed. 0 and the peer's
+	/* A server calls this, and verification, in worker threads, several at a time.
+	 * After the handshake and before a byte of HTTP/2: chain as the peer sent it, leaf first, borrowed. 0 and the peer's
 	 * name (not empty), or an error, and the connection is closed. */
 	int (*peer)(const STACK_OF(X509) * chain, char name[CS_GRPC_PEER_NAME], void *data, struct cs_error *e);
 	void *data;

@@ -60,18 +60,70 @@ static int check_room(const struct cs_grpc_conn *conn, struct cs_error *e)
 {
 	const struct cs_grpc_server *server = conn->server;
 	const struct cs_grpc_limits *limits = &server->options.limits;
+	const struct cs_grpc_conn *other;
 	if (server->nconns > limits->connections_max)
 		return cs_error_reason(e, -EMFILE, CS_R_TOO_MANY, "there are %u connections, as many as may be",
 			(unsigned)limits->connections_max);
 	uint32_t same = 0;
-	const struct cs_grpc_conn *other;
 	DL_FOREACH (server->conns, other)
-		same += other->local == conn->local && other->uid == conn->uid && !other->turned_away &&
-			memcmp(&other->address, &conn->address, sizeof(conn->address)) == 0;
+		same += other->local && other->uid == conn->uid && !other->turned_away;
 	if (same > limits->per_user_max)
 		return cs_error_reason(e, -EMFILE, CS_R_TOO_MANY,
-			"this user or address has %u connections, as many as it may have",
-			(unsigned)limits->per_user_max);
+			"this user has %u connections, as many as it may have", (unsigned)limits->per_user_max);
+	return 0;
+}
+
+/* Has it kept its peer's place for long enough? One that we keep waiting has not. */
+static bool may_go(const struct cs_grpc_conn *conn, int64_t now_ms)
+{
+	const struct cs_http2 *h = &conn->h;
+	return !h->working && !h->waiting && !h->failed &&
+	       (now_ms - h->idle_since_ms > CS_GRPC_PENDING_IDLE_MS || h->rounds > CS_GRPC_PENDING_ROUNDS);
+}
+
+/* Whoever has not shown a certificate yet has a place among those only, and whoever sits on one makes room. */
+static int check_pending_room(struct cs_grpc_conn *conn, struct cs_error *e)
+{
+	struct cs_grpc_server *server = conn->server;
+	struct cs_grpc_conn *other, *idle = NULL, *idle_same = NULL;
+	uint32_t max = server->options.limits.pending_max, same = 0;
+	int64_t now_ms = cs_loop_mono_ms(server->loop);
+	DL_FOREACH2 (server->pending, other, pnext) {
+		bool is_same = memcmp(&other->address, &conn->address, sizeof(conn->address)) == 0;
+		bool goes = may_go(other, now_ms);
+		same += is_same;
+		idle = !idle && goes ? other : idle;
+		idle_same = !idle_same && goes && is_same ? other : idle_same;
+	}
+	bool full = server->npending >= max, full_same = same >= (max + 1) / 2;
+	struct cs_grpc_conn *goes = full_same ? idle_same : idle;
+	if (!full && !full_same)
+		return 0;
+	if (!goes)
+		return cs_error_reason(e, -EMFILE, CS_R_TOO_MANY,
+			"%zu connections have not shown a certificate yet, %u of them from this address; there is room "
+			"for %u, and half of it for an address",
+			server->npending, (unsigned)same, (unsigned)max);
+	cs_error_reason(e, -EMFILE, CS_R_TOO_MANY, "it showed no certificate, and others need its place");
+	cs_grpc_conn_place(goes, CS_GRPC_NOWHERE);
+	cs_http2_fail(&goes->h, e);
+	return 0;
+}
+
+int cs_grpc_conn_name_room(const struct cs_grpc_conn *conn, struct cs_error *e)
+{
+	const struct cs_grpc_server *server = conn->server;
+	const struct cs_grpc_limits *limits = &server->options.limits;
+	const struct cs_grpc_conn *other;
+	if (server->nnamed >= limits->connections_max)
+		return cs_error_reason(e, -EMFILE, CS_R_TOO_MANY, "there are %u connections, as many as may be",
+			(unsigned)limits->connections_max);
+	uint32_t same = 0;
+	DL_FOREACH (server->conns, other)
+		same += other->is_named && strcmp(other->peer, conn->peer) == 0;
+	if (same >= limits->per_user_max)
+		return cs_error_reason(e, -EMFILE, CS_R_TOO_MANY, "%.200s has %u connections, as many as it may have",
+			conn->peer, (unsigned)limits->per_user_max);
 	return 0;
 }
 
@@ -90,7 +142,9 @@ static void on_connection(uv_stream_t *stream, int status)
 	if (r == 0)
 		r = listener->path ? take_credentials(conn, listener->roles, &e) : take_address(conn, &e);
 	if (r == 0)
-		r = check_room(conn, &e);
+		r = listener->path ? check_room(conn, &e) : check_pending_room(conn, &e);
+	if (r == 0 && !listener->path)
+		cs_grpc_conn_place(conn, CS_GRPC_PENDING);
 	if (r < 0) {
 		cs_grpc_conn_refuse(conn, &e);
 		return;

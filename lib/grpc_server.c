@@ -79,17 +79,38 @@ void cs_grpc_server_refused(struct cs_grpc_conn *conn, const char *method, enum 
 static int conn_up(struct cs_http2 *h, struct cs_error *e)
 {
 	struct cs_grpc_conn *conn = (struct cs_grpc_conn *)h;
+	int r = 0;
 	if (h->tls) {
 		conn->roles = CS_ROLE_PEER;
 		memcpy(conn->peer, h->peer, sizeof(conn->peer));
+		r = cs_grpc_conn_name_room(conn, e);
+		cs_grpc_conn_place(conn, r < 0 ? CS_GRPC_NOWHERE : CS_GRPC_NAMED);
 	}
-	int r = cs_grpc_request_session(conn, e);
+	if (r == 0)
+		r = cs_grpc_request_session(conn, e);
 	if (r < 0)
 		return r;
 	conn->announced = true;
 	if (conn->server->options.on_connect)
 		conn->server->options.on_connect(conn, conn->server->options.data);
 	return 0;
+}
+
+void cs_grpc_conn_place(struct cs_grpc_conn *conn, enum cs_grpc_place place)
+{
+	struct cs_grpc_server *server = conn->server;
+	if (conn->is_pending) {
+		DL_DELETE2(server->pending, conn, pprev, pnext);
+		server->npending--;
+	}
+	server->nnamed -= conn->is_named;
+	conn->is_pending = place == CS_GRPC_PENDING;
+	conn->is_named = place == CS_GRPC_NAMED;
+	if (conn->is_pending) {
+		DL_APPEND2(server->pending, conn, pprev, pnext);
+		server->npending++;
+	}
+	server->nnamed += conn->is_named;
 }
 
 static void conn_after_io(struct cs_http2 *h)
@@ -111,6 +132,7 @@ static void conn_after_io(struct cs_http2 *h)
 static void conn_down(struct cs_http2 *h, const struct cs_error *why)
 {
 	struct cs_grpc_conn *conn = (struct cs_grpc_conn *)h;
+	cs_grpc_conn_place(conn, CS_GRPC_NOWHERE);
 	while (conn->calls)
 		cs_grpc_call_free(conn->calls);
 	if (h->tls && !conn->announced && !conn->turned_away && !conn->server->closing)
@@ -142,6 +164,9 @@ struct cs_grpc_conn *cs_grpc_conn_new(struct cs_grpc_server *server, bool tcp)
 		return NULL;
 	}
 	conn->server = server;
+	if (tcp)
+		conn->h.handshakes = &server->handshakes;
+	conn->h.idle_since_ms = cs_loop_mono_ms(server->loop);
 	conn->deadline_ms = INT64_MAX;
 	DL_APPEND(server->conns, conn);
 	server->nconns++;

@@ -11,7 +11,11 @@
 #define CS_GRPC_SERVICES_MAX 16
 #define CS_GRPC_LINGER_MS    60000 /* a finished call whose client does not take the rest */
 #define CS_GRPC_CLOSE_MS     1000  /* for the last bytes when a server closes */
-#define CS_GRPC_BACKLOG      128
+#define CS_GRPC_BACKLOG      1024  /* thousands come at once after a restart */
+/* A connection without a name that has said nothing for so long, or that needs so many turns, makes room for others when
+ * there is none. */
+#define CS_GRPC_PENDING_IDLE_MS 300
+#define CS_GRPC_PENDING_ROUNDS  8
 
 struct listener {
 	struct listener *next;
@@ -38,6 +42,9 @@ struct cs_grpc_server {
 	size_t nlisteners; /* whose handles are not closed yet */
 	struct cs_grpc_conn *conns;
 	size_t nconns, ncalls;
+	struct cs_grpc_conn *pending; /* TCP, and no name yet; the oldest first */
+	size_t npending, nnamed;      /* ... and those that have one */
+	struct cs_http2_handshakes handshakes;
 	struct cs_timer timer; /* one for all deadlines: at next_ms */
 	int64_t next_ms, kill_ms;
 	uint16_t port;
@@ -55,6 +62,8 @@ struct cs_grpc_conn {
 	char peer[CS_GRPC_PEER_NAME];
 	uint32_t roles;
 	bool local, turned_away, announced, settings_seen, drain_due;
+	bool is_pending, is_named; /* one of the server's npending, nnamed */
+	struct cs_grpc_conn *pprev, *pnext;
 	uid_t uid;
 	struct in6_addr address;
 	int64_t deadline_ms; /* until SETTINGS came, while there is no call, or at the end; else INT64_MAX */
@@ -90,6 +99,9 @@ struct cs_grpc_call {
 
 /* grpc_server.c */
 struct cs_grpc_conn *cs_grpc_conn_new(struct cs_grpc_server *server, bool tcp);
+/* TCP: it counts among those whose name is not known, among those whose is, or among none any more. */
+enum cs_grpc_place { CS_GRPC_NOWHERE, CS_GRPC_PENDING, CS_GRPC_NAMED };
+void cs_grpc_conn_place(struct cs_grpc_conn *conn, enum cs_grpc_place place);
 int cs_grpc_conn_start(struct cs_grpc_conn *conn, const struct cs_grpc_tls *tls, struct cs_error *e);
 void cs_grpc_conn_refuse(struct cs_grpc_conn *conn, const struct cs_error *why); /* reports it too */
 void cs_grpc_server_deadline(struct cs_grpc_server *server, int64_t at_ms);
@@ -106,6 +118,7 @@ void cs_grpc_call_cancel(struct cs_grpc_call *call); /* tells the handler, once 
 void cs_grpc_call_http(struct cs_grpc_call *call, const char *http_status);
 
 /* grpc_listen.c */
+int cs_grpc_conn_name_room(const struct cs_grpc_conn *conn, struct cs_error *e); /* its name is known now */
 void cs_grpc_listener_close(struct listener *listener);
 /* grpc_server.c: its handle is closed. */
 void cs_grpc_listener_gone(struct cs_grpc_server *server);

@@ -20,6 +20,7 @@ void cs_grpc_limits_fill(struct cs_grpc_limits *limits)
 	FILL(headers_max, CS_GRPC_HEADERS_MAX);
 	FILL(connections_max, CS_GRPC_CONNECTIONS_MAX);
 	FILL(per_user_max, CS_GRPC_PER_USER_MAX);
+	FILL(pending_max, CS_GRPC_PENDING_MAX);
 	FILL(handshake_ms, CS_GRPC_HANDSHAKE_MS);
 	FILL(request_ms, CS_GRPC_REQUEST_MS);
 	FILL(idle_ms, CS_GRPC_IDLE_MS);

@@ -12,6 +12,7 @@
 
 static void flush(struct cs_http2 *h);
 static void on_wake(uv_idle_t *idle);
+static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf);
 
 int cs_http2_init(struct cs_http2 *h, struct cs_loop *loop, bool tcp, bool server, const struct cs_http2_events *events,
 	struct cs_error *e)
@@ -68,6 +69,31 @@ static void take_bytes(struct cs_http2 *h, ssize_t n, const uv_buf_t *buf)
 		r = cs_http2_tls_read(h, (const uint8_t *)buf->base, (size_t)n, &e);
 	else
 		r = cs_http2_input(h, (const uint8_t *)buf->base, (size_t)n, &e);
+	if (r < 0)
+		cs_http2_fail(h, &e);
+	if (h->working || h->waiting) /* the memory BIOs are the worker's, and the kernel keeps what comes */
+		uv_read_stop(&h->io.stream);
+	else
+		flush(h);
+}
+
+static void closed_one(struct cs_http2 *h);
+
+void cs_http2_worked(struct cs_http2 *h)
+{
+	struct cs_error e;
+	if (h->down) {
+		closed_one(h);
+		return;
+	}
+	if (h->failed) /* it goes down soon */
+		return;
+	int r = cs_http2_tls_after_work(h, &e);
+	if (r == 0 && h->reading) {
+		r = uv_read_start(&h->io.stream, on_alloc, on_read);
+		if (r < 0)
+			cs_error_set(&e, r, "cannot read from the connection: %s", uv_strerror(r));
+	}
 	if (r < 0)
 		cs_http2_fail(h, &e);
 	flush(h);
@@ -181,7 +207,7 @@ static void flush(struct cs_http2 *h)
 {
 	struct cs_error e;
 	int r = 0;
-	for (int round = 0; r == 0 && !h->down && !h->failed && !h->writing; round++) {
+	for (int round = 0; r == 0 && !h->down && !h->failed && !h->writing && !h->working && !h->waiting; round++) {
 		if (round == WRITE_ROUNDS) {
 			cs_http2_wake(h);
 			break;
@@ -194,7 +220,7 @@ static void flush(struct cs_http2 *h)
 	}
 	if (r < 0)
 		cs_http2_fail(h, &e);
-	if (h->down || h->failed)
+	if (h->down || h->failed || h->working || h->waiting)
 		return;
 	if (!h->writing && h->nout == 0) {
 		free(h->out);
@@ -215,9 +241,8 @@ void cs_http2_wake(struct cs_http2 *h)
 		uv_idle_start(&h->wake, on_wake);
 }
 
-static void on_closed(uv_handle_t *handle)
+static void closed_one(struct cs_http2 *h)
 {
-	struct cs_http2 *h = handle->data;
 	if (--h->closing_handles > 0)
 		return;
 	nghttp2_session_del(h->session);
@@ -226,10 +251,17 @@ static void on_closed(uv_handle_t *handle)
 	h->events->gone(h);
 }
 
+static void on_closed(uv_handle_t *handle)
+{
+	closed_one(handle->data);
+}
+
 static void go_down(struct cs_http2 *h)
 {
 	struct cs_error ignored;
-	int r = h->writing ? -EAGAIN : fill(h, &ignored);
+	if (h->waiting)
+		cs_http2_tls_forget(h);
+	int r = h->writing || h->working ? -EAGAIN : fill(h, &ignored);
 	if (r == 0 && h->tls && h->is_up) {
 		cs_http2_tls_end(h);
 		r = fill(h, &ignored);
@@ -241,7 +273,7 @@ static void go_down(struct cs_http2 *h)
 	h->down = true;
 	uv_idle_stop(&h->wake);
 	h->events->down(h, &h->why);
-	h->closing_handles = 2;
+	h->closing_handles = h->working ? 3 : 2; /* and the worker */
 	uv_close((uv_handle_t *)&h->wake, on_closed);
 	uv_close(&h->io.handle, on_closed);
 }

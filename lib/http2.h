@@ -21,6 +21,14 @@ struct cs_http2_events {
 	void (*gone)(struct cs_http2 *h);
 };
 
+/* Handshakes of a server's connections run in worker threads, because a chain takes milliseconds to verify: some at a
+ * time, the others in the order in which they came. */
+#define CS_HTTP2_WORKERS 2
+struct cs_http2_handshakes {
+	struct cs_http2 *waiting; /* the first; by next_waiting */
+	unsigned running;
+};
+
 struct cs_http2 {
 	struct cs_loop *loop;
 	const struct cs_http2_events *events;
@@ -42,6 +50,15 @@ struct cs_http2 {
 	unsigned closing_handles;
 	bool server, is_up, writing, failed, down, reading;
 	struct cs_error why;
+	/* A handshake in a worker; h->ssl is the worker's while working. */
+	struct cs_http2_handshakes *handshakes; /* NULL: in the loop */
+	struct cs_http2 *next_waiting;
+	bool working, waiting;
+	unsigned rounds;       /* how often it was the worker's */
+	int64_t idle_since_ms; /* when it began to wait for its peer */
+	uv_work_t work;
+	int result; /* of the worker: 1 more is needed, 0 the peer is known, < 0 */
+	struct cs_error error;
 };
 
 /* Makes the handles; on success they must be closed by cs_http2_fail, and `gone` comes. */
@@ -57,6 +74,11 @@ void cs_http2_fail(struct cs_http2 *h, const struct cs_error *why);
 /* ---- TLS half (http2_tls.c) ---- */
 
 CS_MUST_USE int cs_http2_tls_start(struct cs_http2 *h, struct cs_error *e);
+/* The next step of a handshake in a worker; then cs_http2_worked from the loop, which calls _after_work. */
+void cs_http2_tls_work(struct cs_http2 *h);
+CS_MUST_USE int cs_http2_tls_after_work(struct cs_http2 *h, struct cs_error *e);
+/* It is over with this connection before its turn came. */
+void cs_http2_tls_forget(struct cs_http2 *h);
 /* Bytes from the wire; calls cs_http2_input for what is inside. */
 CS_MUST_USE int cs_http2_tls_read(struct cs_http2 *h, const uint8_t *bytes, size_t n, struct cs_error *e);
 /* Bytes for the wire. */
@@ -67,6 +89,7 @@ size_t cs_http2_tls_pending(const struct cs_http2 *h);
 size_t cs_http2_tls_take(struct cs_http2 *h, uint8_t *out, size_t room);
 
 /* For http2_tls.c. */
+void cs_http2_worked(struct cs_http2 *h);
 CS_MUST_USE int cs_http2_up(struct cs_http2 *h, struct cs_error *e);
 CS_MUST_USE int cs_http2_input(struct cs_http2 *h, const uint8_t *bytes, size_t n, struct cs_error *e);
 

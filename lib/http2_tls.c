@@ -57,6 +57,18 @@ static bool expect_name(SSL *ssl, const char *name)
 	return *name && SSL_set1_host(ssl, name) == 1 && SSL_set_tlsext_host_name(ssl, name) == 1;
 }
 
+/* Once per context: workers read it. */
+static void select_h2_in(SSL_CTX *ctx)
+{
+	static int prepared = -1; /* an index that OpenSSL gives out once; the loop's thread only */
+	if (prepared < 0)
+		prepared = SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, NULL);
+	if (SSL_CTX_get_ex_data(ctx, prepared))
+		return;
+	SSL_CTX_set_alpn_select_cb(ctx, select_h2, NULL);
+	SSL_CTX_set_ex_data(ctx, prepared, ctx);
+}
+
 int cs_http2_tls_start(struct cs_http2 *h, struct cs_error *e)
 {
 	*e = (struct cs_error){.code = -EACCES, .text = "there is no certificate to speak TLS with"};
@@ -67,7 +79,7 @@ int cs_http2_tls_start(struct cs_http2 *h, struct cs_error *e)
 	if (!(mode & SSL_VERIFY_PEER) || (h->server && !(mode & SSL_VERIFY_FAIL_IF_NO_PEER_CERT)))
 		return cs_error_set(e, -EINVAL, "the TLS context does not ask for the peer's certificate");
 	if (h->server)
-		SSL_CTX_set_alpn_select_cb(ctx, select_h2, NULL);
+		select_h2_in(ctx);
 	ERR_clear_error();
 	h->ssl = SSL_new(ctx);
 	if (!h->ssl)
@@ -109,7 +121,8 @@ static STACK_OF(X509) * peer_chain(SSL *ssl)
 	return NULL;
 }
 
-static int established(struct cs_http2 *h, struct cs_error *e)
+/* Who is it? */
+static int identify(struct cs_http2 *h, struct cs_error *e)
 {
 	const unsigned char *alpn;
 	unsigned int n;
@@ -126,7 +139,17 @@ static int established(struct cs_http2 *h, struct cs_error *e)
 		return r;
 	if (!h->peer[0])
 		return cs_error_set(e, -EACCES, "the other side's certificate gives it no name");
-	return cs_http2_up(h, e);
+	return 0;
+}
+
+/* 1: it needs more bytes; 0: the peer is known. */
+static int shake_hands(struct cs_http2 *h, struct cs_error *e)
+{
+	ERR_clear_error();
+	int done = SSL_do_handshake(h->ssl);
+	if (done == 1)
+		return identify(h, e);
+	return SSL_get_error(h->ssl, done) == SSL_ERROR_WANT_READ ? 1 : tls_error(h, e, "the TLS handshake failed");
 }
 
 static int read_inside(struct cs_http2 *h, struct cs_error *e)
@@ -156,19 +179,89 @@ int cs_http2_tls_read(struct cs_http2 *h, const uint8_t *bytes, size_t n, struct
 {
 	if (BIO_write(SSL_get_rbio(h->ssl), bytes, (int)n) != (int)n)
 		return cs_error_set(e, -ENOMEM, "no memory for TLS");
+	if (!h->is_up && h->handshakes) {
+		cs_http2_tls_work(h);
+		return 0;
+	}
 	if (!h->is_up) {
-		ERR_clear_error();
-		int done = SSL_do_handshake(h->ssl);
-		if (done != 1)
-			return SSL_get_error(h->ssl, done) == SSL_ERROR_WANT_READ
-				       ? 0
-				       : tls_error(h, e, "the TLS handshake failed");
-		int r = established(h, e);
+		int r = shake_hands(h, e);
+		if (r != 0)
+			return r < 0 ? r : 0;
+		r = cs_http2_up(h, e);
 		if (r < 0)
 			return r;
 	}
 	return read_inside(h, e);
 }
+
+/* ---- in a worker ---- */
+
+static void work(uv_work_t *uv)
+{
+	struct cs_http2 *h = uv->data;
+	h->result = shake_hands(h, &h->error);
+}
+
+static void worked(uv_work_t *uv, int status);
+
+static void start_some(struct cs_http2_handshakes *all)
+{
+	while (all->waiting && all->running < CS_HTTP2_WORKERS) {
+		struct cs_http2 *h = all->waiting;
+		all->waiting = h->next_waiting;
+		h->waiting = false;
+		h->working = true;
+		h->rounds++;
+		h->work.data = h;
+		all->running++;
+		uv_queue_work(&h->loop->uv, &h->work, work, worked);
+	}
+}
+
+static void worked(uv_work_t *uv, int status)
+{
+	(void)status; /* never cancelled */
+	struct cs_http2 *h = uv->data;
+	struct cs_http2_handshakes *all = h->handshakes;
+	h->working = false;
+	h->idle_since_ms = cs_loop_mono_ms(h->loop);
+	all->running--;
+	start_some(all);
+	cs_http2_worked(h); /* which may be the end of it */
+}
+
+void cs_http2_tls_work(struct cs_http2 *h)
+{
+	struct cs_http2 **last = &h->handshakes->waiting;
+	while (*last)
+		last = &(*last)->next_waiting;
+	*last = h;
+	h->next_waiting = NULL;
+	h->waiting = true;
+	start_some(h->handshakes);
+}
+
+void cs_http2_tls_forget(struct cs_http2 *h)
+{
+	struct cs_http2 **at = &h->handshakes->waiting;
+	while (*at != h)
+		at = &(*at)->next_waiting;
+	*at = h->next_waiting;
+	h->waiting = false;
+}
+
+int cs_http2_tls_after_work(struct cs_http2 *h, struct cs_error *e)
+{
+	if (h->result != 0) {
+		if (h->result < 0)
+			*e = h->error;
+		return h->result < 0 ? h->result : 0;
+	}
+	int r = cs_http2_up(h, e);
+	return r < 0 ? r : read_inside(h, e);
+}
+
+/* ---- bytes ---- */
 
 int cs_http2_tls_write(struct cs_http2 *h, const uint8_t *bytes, size_t n, struct cs_error *e)
 {
