@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <countersign/v1/admin.pb-c.h>
 #include <countersign/v1/auth.pb-c.h>
 #include <countersign/v1/directory.pb-c.h>
 #include <countersign/v1/endpoints.pb-c.h>
@@ -16,6 +17,8 @@ const struct cs_service cs_service_directory = {"identityd", "countersign-identi
 				&countersign__v1__directory__descriptor},
 			cs_service_endpoints = {"identityd", "countersign-identityd", "endpoints.sock",
 				&countersign__v1__endpoints__descriptor},
+			cs_service_admin = {"identityd", "countersign-identityd", "admin.sock",
+				&countersign__v1__admin__descriptor},
 			cs_service_svids = {"spire-adapter", "countersign-spire-adapter", "svids.sock",
 				&countersign__v1__svids__descriptor},
 			cs_service_auth = {

@@ -10,7 +10,8 @@ struct cs_service {
 	const char *socket;  /* "directory.sock" */
 	const ProtobufCServiceDescriptor *descriptor;
 };
-extern const struct cs_service cs_service_directory, cs_service_endpoints, cs_service_svids, cs_service_auth;
+extern const struct cs_service cs_service_directory, cs_service_endpoints, cs_service_admin, cs_service_svids,
+	cs_service_auth;
 
 /* The daemons of an instance, for `status` and the exporter: their service Status. */
 extern const struct cs_service cs_service_status[];

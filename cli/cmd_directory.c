@@ -7,8 +7,6 @@
 #include "doc.h"
 #include "view.h"
 
-#define SILENCE_MS 15000 /* three heartbeats */
-
 /* ---- cells ---- */
 
 /* "node1, node2 (self-asserted)" */
@@ -78,17 +76,6 @@ static const struct cs_column policy_columns[] = {
 };
 #define N(columns) (sizeof(columns) / sizeof((columns)[0]))
 
-static void note_silence(const struct cs_cli *cli, int64_t silent_ms)
-{
-	char span[24], text[128];
-	if (silent_ms < SILENCE_MS)
-		return;
-	cs_view_span(silent_ms, span);
-	snprintf(text, sizeof(text), "The cluster role was last heard %s ago; this is what was known then.", span);
-	cs_view_styled(cli->out, CS_STYLE_WARN, cli->colour, text);
-	fputc('\n', cli->out);
-}
-
 static void put_findings(const struct cs_cli *cli, const json_t *policies)
 {
 	size_t i, j;
@@ -121,16 +108,15 @@ static int list(struct cs_cli *cli, enum cs_directory_list which, const struct c
 	if (code != CS_CLI_OK)
 		return code;
 	const json_t *rows = json_object_get(all, key);
-	json_int_t silent_ms = json_integer_value(json_object_get(all, "silent_ms"));
 	if (cli->json) {
-		json_t *document = cs_doc_pack("{s:O, s:I}", key, rows, "silent_ms", silent_ms);
+		json_t *document = cs_doc_pack("{s:O, s:O}", key, rows, "silent_ms", json_object_get(all, "silent_ms"));
 		cs_view_json(cli->out, document);
 		json_decref(document);
 	} else {
 		cs_view_table(cli->out, rows, columns, ncolumns, empty[which], cs_cli_now_ms(), cli->colour);
 		if (which == CS_DIRECTORY_POLICIES)
 			put_findings(cli, rows);
-		note_silence(cli, silent_ms);
+		cs_directory_note_silence(cli, all);
 	}
 	json_decref(all);
 	return CS_CLI_OK;

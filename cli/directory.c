@@ -4,9 +4,13 @@
 #include <countersign/v1/directory.pb-c.h>
 #include "client.h"
 #include "doc.h"
+#include "revocation.h"
+#include "view.h"
+
+#define SILENCE_MS 15000 /* three heartbeats */
 
 struct reading {
-	json_t *identities, *nodes, *policies; /* objects by id or name */
+	json_t *identities, *nodes, *policies, *revocations; /* objects by id or name */
 	uint32_t silent_ms;
 	bool synced;
 };
@@ -102,6 +106,13 @@ static void take_policy(struct reading *r, const Countersign__V1__Policy *p)
 	json_decref(name);
 }
 
+static void take_revocation(struct reading *r, const Countersign__V1__Revocation *in)
+{
+	json_t *id = cs_doc_text(in->id);
+	cs_doc_set(r->revocations, json_string_value(id), cs_revocation_doc(in));
+	json_decref(id);
+}
+
 static void take_batch(const ProtobufCMessage *message, void *data)
 {
 	const Countersign__V1__DirectoryBatch *batch = (const void *)message;
@@ -128,6 +139,9 @@ static void take_batch(const ProtobufCMessage *message, void *data)
 		case COUNTERSIGN__V1__RECORD__RECORD_POLICY:
 			take_policy(r, record->policy);
 			break;
+		case COUNTERSIGN__V1__RECORD__RECORD_REVOCATION:
+			take_revocation(r, record->revocation);
+			break;
 		default: /* not asked for */
 			break;
 		}
@@ -148,8 +162,9 @@ static json_t *listed(json_t *map, const char *key)
 /* What a list is made of; nothing else is asked for, for a cluster has 65,000 identities. */
 static size_t choose_kinds(enum cs_directory_list which, Countersign__V1__Kind kinds[3])
 {
-	if (which == CS_DIRECTORY_POLICIES) {
-		kinds[0] = COUNTERSIGN__V1__KIND__KIND_POLICY;
+	if (which == CS_DIRECTORY_POLICIES || which == CS_DIRECTORY_REVOCATIONS) {
+		kinds[0] = which == CS_DIRECTORY_POLICIES ? COUNTERSIGN__V1__KIND__KIND_POLICY
+							  : COUNTERSIGN__V1__KIND__KIND_REVOCATION;
 		return 1;
 	}
 	kinds[0] =
@@ -161,15 +176,19 @@ static size_t choose_kinds(enum cs_directory_list which, Countersign__V1__Kind k
 
 int cs_directory_read(const struct cs_cli *cli, enum cs_directory_list which, json_t **ret_document, struct cs_error *e)
 {
-	struct reading r = {.identities = json_object(), .nodes = json_object(), .policies = json_object()};
+	struct reading r = {.identities = json_object(),
+		.nodes = json_object(),
+		.policies = json_object(),
+		.revocations = json_object()};
 	Countersign__V1__Kind kinds[3];
 	Countersign__V1__FollowRequest request = COUNTERSIGN__V1__FOLLOW_REQUEST__INIT;
 	request.once = true;
 	request.kinds = kinds;
 	request.n_kinds = choose_kinds(which, kinds);
 	int code = cs_cli_stream(cli, &cs_service_directory, "Follow", &request.base, take_batch, &r, NULL, e);
-	json_t *document = cs_doc_pack("{s:o, s:o, s:o, s:I}", "identities", listed(r.identities, "id"), "nodes",
-		listed(r.nodes, "name"), "policies", listed(r.policies, "name"), "silent_ms", (json_int_t)r.silent_ms);
+	json_t *document = cs_doc_pack("{s:o, s:o, s:o, s:o, s:I}", "identities", listed(r.identities, "id"), "nodes",
+		listed(r.nodes, "name"), "policies", listed(r.policies, "name"), "revocations",
+		listed(r.revocations, "from_unix_s"), "silent_ms", (json_int_t)r.silent_ms);
 	if (code == CS_CLI_OK && !r.synced) {
 		cs_error_set(e, -EPROTO, "%s ended its answer before it was complete", cs_service_directory.program);
 		code = CS_CLI_FAILED;
@@ -180,4 +199,16 @@ int cs_directory_read(const struct cs_cli *cli, enum cs_directory_list which, js
 	}
 	*ret_document = document;
 	return CS_CLI_OK;
+}
+
+void cs_directory_note_silence(const struct cs_cli *cli, const json_t *document)
+{
+	json_int_t silent_ms = json_integer_value(json_object_get(document, "silent_ms"));
+	char span[24], text[128];
+	if (silent_ms < SILENCE_MS)
+		return;
+	cs_view_span(silent_ms, span);
+	snprintf(text, sizeof(text), "The cluster role was last heard %s ago; this is what was known then.", span);
+	cs_view_styled(cli->out, CS_STYLE_WARN, cli->colour, text);
+	fputc('\n', cli->out);
 }

@@ -12,10 +12,10 @@
 struct job {
 	struct cs_ask **asks;
 	size_t n;
-	bool policy, placement;
+	bool policy, placement, expire;
 	struct cs_changes changes;
-	int policy_result, placement_result, store_result;
-	struct cs_error policy_error, placement_error, store_error;
+	int policy_result, placement_result, store_result, expire_result;
+	struct cs_error policy_error, placement_error, store_error, expire_error;
 	int64_t took_ms;
 };
 
@@ -25,7 +25,7 @@ struct cs_cluster {
 	struct cs_directory *dir;
 	struct cs_ask **queue;
 	size_t nqueue, capqueue;
-	bool running, want_policy, want_placement, closing, leads;
+	bool running, want_policy, want_placement, want_expire, closing, leads;
 	int64_t leads_since_mono_ms;
 	char leader[CS_LEADER_NAME_MAX + 1];
 	struct job job;
@@ -53,6 +53,8 @@ static void run_job(uv_work_t *work)
 		job->placement_result = cs_core_reload_placement(c->core, &job->changes, &job->placement_error);
 	if (job->policy)
 		job->policy_result = cs_core_reload_policy(c->core, &job->changes, &job->policy_error);
+	if (job->expire)
+		job->expire_result = cs_core_expire(c->core, &job->changes, &job->expire_error);
 	if (job->n > 0)
 		job->store_result = cs_core_ask(c->core, job->asks, job->n, &job->changes, &job->store_error);
 	job->took_ms = cs_clock_system.mono_ms(NULL) - start_ms;
@@ -89,6 +91,8 @@ static void report(struct cs_cluster *c, const struct job *job)
 			job->policy_result < 0 || !compile ? &job->policy_error : compile, c->policy_said, "policy");
 		cs_metric_add(c->reloads, 1, job->policy_result < 0 ? "refused" : "ok");
 	}
+	if (job->expire_result < 0) /* tried again in a while */
+		cs_debug("revocations that are over stay for now", cs_err(&job->expire_error));
 	if (job->n == 0)
 		return;
 	cs_metric_add(c->commits, 1, job->store_result < 0 ? "failed" : "ok");
@@ -131,17 +135,18 @@ static void job_done(uv_work_t *work, int status)
 
 static void start_job(struct cs_cluster *c)
 {
-	if (c->running || (c->nqueue == 0 && !c->want_policy && !c->want_placement))
+	if (c->running || (c->nqueue == 0 && !c->want_policy && !c->want_placement && !c->want_expire))
 		return;
 	size_t n = c->nqueue < CS_WRITER_BATCH_MAX ? c->nqueue : CS_WRITER_BATCH_MAX;
 	c->job = (struct job){.asks = cs_xmemdup(c->queue, n * sizeof(*c->queue)),
 		.n = n,
 		.policy = c->want_policy,
-		.placement = c->want_placement};
+		.placement = c->want_placement,
+		.expire = c->want_expire};
 	memmove(c->queue, c->queue + n, (c->nqueue - n) * sizeof(*c->queue));
 	c->nqueue -= n;
 	cs_metric_set(c->waiting, (double)c->nqueue);
-	c->want_policy = c->want_placement = false;
+	c->want_policy = c->want_placement = c->want_expire = false;
 	c->running = true;
 	c->work.data = c;
 	uv_queue_work(&c->options.loop->uv, &c->work, run_job, job_done);
@@ -208,7 +213,9 @@ static void watch(struct cs_cluster *c, uv_fs_event_t *handle, const char *path,
 
 static void on_rescan(struct cs_timer *timer)
 {
-	cs_cluster_reload(timer->data);
+	struct cs_cluster *c = timer->data;
+	c->want_expire = true;
+	cs_cluster_reload(c);
 }
 
 /* --- life --- */
@@ -283,7 +290,7 @@ void cs_cluster_close(struct cs_cluster *c, void (*closed)(void *), void *data)
 	c->closing = true;
 	c->closed = closed;
 	c->closed_data = data;
-	c->want_policy = c->want_placement = false;
+	c->want_policy = c->want_placement = c->want_expire = false;
 	cs_timer_close(&c->settle, timer_closed);
 	cs_timer_close(&c->rescan, timer_closed);
 	uv_close((uv_handle_t *)&c->watch_policy, watch_closed);

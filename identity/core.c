@@ -77,6 +77,9 @@ void cs_ask_free(struct cs_ask *ask)
 	for (size_t i = 0; i < ask->nclaims; i++)
 		cs_claim_fini(&ask->claims[i]);
 	free(ask->claims);
+	if (ask->revocation)
+		countersign__v1__revocation__free_unpacked(ask->revocation, NULL);
+	free(ask->body);
 	free(ask->node);
 	free(ask->path);
 	free(ask);
@@ -200,6 +203,22 @@ static void add_reconcile(struct cs_core *core, struct works *works, struct cs_a
 	keep->op.keep = (const char *const *)keep->keep;
 }
 
+static void add_revoke(struct cs_core *core, struct works *works, struct cs_ask *ask)
+{
+	ask->result = cs_core_revocation_fill(core, ask);
+	if (ask->result < 0)
+		return;
+	struct work *work = add_work(works, CS_STORE_REVOKE, ask);
+	work->op.revocation =
+		(struct cs_store_revocation){.id = ask->revocation->id, .body = ask->body, .n = ask->nbody};
+}
+
+static void add_unrevoke(struct works *works, struct cs_ask *ask, const char *id)
+{
+	struct work *work = add_work(works, CS_STORE_UNREVOKE, ask);
+	work->op.revocation.id = id;
+}
+
 static void add_ask(struct cs_core *core, struct works *works, struct cs_ask *ask)
 {
 	switch (ask->kind) {
@@ -214,6 +233,12 @@ static void add_ask(struct cs_core *core, struct works *works, struct cs_ask *as
 		break;
 	case CS_ASK_RECONCILE:
 		add_reconcile(core, works, ask);
+		break;
+	case CS_ASK_REVOKE:
+		add_revoke(core, works, ask);
+		break;
+	case CS_ASK_UNREVOKE:
+		add_unrevoke(works, ask, ask->revocation->id);
 		break;
 	}
 }
@@ -242,6 +267,15 @@ static void answer_claim(struct cs_core *core, struct work *work, struct cs_chan
 		cs_core_learn_claim(core, &op->claim, changes);
 }
 
+static void answer_ask(struct work *work)
+{
+	if (!work->ask)
+		return;
+	work->ask->result = work->op.result;
+	if (work->op.result < 0)
+		work->ask->error = work->op.error;
+}
+
 static void answer(struct cs_core *core, struct work *work, struct cs_changes *changes, bool *new_identities)
 {
 	struct cs_store_op *op = &work->op;
@@ -249,12 +283,15 @@ static void answer(struct cs_core *core, struct work *work, struct cs_changes *c
 	case CS_STORE_CLAIM:
 		answer_claim(core, work, changes, new_identities);
 		break;
+	case CS_STORE_REVOKE:
+	case CS_STORE_UNREVOKE:
+		answer_ask(work);
+		if (op->changed)
+			cs_changes_add_take(
+				changes, cs_core_revocation_record(&op->revocation, op->kind == CS_STORE_UNREVOKE));
+		break;
 	case CS_STORE_NODE:
-		if (work->ask) {
-			work->ask->result = op->result;
-			if (op->result < 0)
-				work->ask->error = op->error;
-		}
+		answer_ask(work);
 		if (op->changed)
 			cs_core_learn_node(core, &op->node, changes);
 		break;
@@ -302,6 +339,22 @@ int cs_core_ask(
 			asks[i]->error = *e;
 		}
 	}
+	return r;
+}
+
+int cs_core_expire(struct cs_core *core, struct cs_changes *changes, struct cs_error *e)
+{
+	struct works works = {0};
+	uint64_t revision;
+	size_t n;
+	char **ids = cs_core_revocations_over(core, &n);
+	for (size_t i = 0; i < n; i++)
+		add_unrevoke(&works, NULL, ids[i]);
+	int r = n > 0 ? commit(core, &works, changes, &revision, e) : 0;
+	works_fini(&works);
+	for (size_t i = 0; i < n; i++)
+		free(ids[i]);
+	free(ids);
 	return r;
 }
 
@@ -388,6 +441,9 @@ static void load_fact(void *data, const struct cs_fact *before, const struct cs_
 	case CS_FACT_PREFIX:
 		core->prefixes = cs_xrealloc(core->prefixes, core->nprefixes + 1, sizeof(*core->prefixes));
 		core->prefixes[core->nprefixes++] = now->prefix;
+		break;
+	case CS_FACT_REVOCATION:
+		cs_changes_add_take(o->changes, cs_core_revocation_record(&now->revocation, false));
 		break;
 	default:
 		break;

@@ -10,6 +10,7 @@
 #include "identity_limits.h"
 #include "numbers.h"
 #include "placement.h"
+#include <sys/types.h>
 #include "settings.h"
 
 struct cs_core;
@@ -17,6 +18,7 @@ struct cs_core;
 struct cs_core_config { /* borrowed while the core lives */
 	const char *store_path, *trust_domain, *spiffe_id_template;
 	int64_t quarantine_ms, id_quarantine_ms;
+	int64_t svid_max_life_ms; /* no SVID lives longer */
 	const struct cs_numbers *numbers;
 	const struct cs_label_filter *label_filter;
 	const struct cs_clock *clock; /* NULL: the system's */
@@ -50,7 +52,7 @@ CS_MUST_USE int cs_core_reload_policy(struct cs_core *core, struct cs_changes *c
 /* What may protect the path to a node; the default first, NULL at the end. */
 extern const char *const cs_node_paths[];
 
-enum cs_ask_kind { CS_ASK_HELLO, CS_ASK_CLAIM, CS_ASK_RELEASE, CS_ASK_RECONCILE };
+enum cs_ask_kind { CS_ASK_HELLO, CS_ASK_CLAIM, CS_ASK_RELEASE, CS_ASK_RECONCILE, CS_ASK_REVOKE, CS_ASK_UNREVOKE };
 
 struct cs_claim {
 	char *id;
@@ -74,6 +76,10 @@ struct cs_ask {
 	char *path;
 	struct cs_claim *claims; /* CLAIM, RELEASE (id only): one; RECONCILE: all */
 	size_t nclaims;
+	Countersign__V1__Revocation *revocation; /* REVOKE: subject, why, until; then all of it. UNREVOKE: its id */
+	uid_t uid;                               /* REVOKE: who asks */
+	uint8_t *body;                           /* REVOKE: it, packed; the core's */
+	size_t nbody;
 	/* The answer. */
 	int result;
 	struct cs_error error;
@@ -88,6 +94,9 @@ void cs_ask_free(struct cs_ask *ask);
  * store took nothing. */
 CS_MUST_USE int cs_core_ask(
 	struct cs_core *core, struct cs_ask *const *asks, size_t n, struct cs_changes *changes, struct cs_error *e);
+
+/* Takes revocations away whose time is over, if this is the one that writes. */
+CS_MUST_USE int cs_core_expire(struct cs_core *core, struct cs_changes *changes, struct cs_error *e);
 
 /* What the last (re)compilation said, if it failed: identities without policy rows let nothing through. */
 const struct cs_error *cs_core_compile_error(const struct cs_core *core);

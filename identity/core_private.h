@@ -104,6 +104,13 @@ void cs_core_refresh_rows(struct cs_core *core, struct cs_changes *changes);
 void cs_core_local_free(struct cs_core *core, struct local *local, struct cs_changes *changes);
 CS_MUST_USE int cs_core_read_file(const char *path, size_t max, char **ret, size_t *ret_n, struct cs_error *e);
 
+/* core_revocation.c */
+/* Checks ask->revocation, fills the rest of it in, and packs it into ask->body. */
+CS_MUST_USE int cs_core_revocation_fill(struct cs_core *core, struct cs_ask *ask);
+cs_record *cs_core_revocation_record(const struct cs_store_revocation *revocation, bool deleted);
+/* Ids of those whose time is over; heap. */
+char **cs_core_revocations_over(struct cs_core *core, size_t *ret_n);
+
 /* core_records.c: the records as messages; heap. */
 cs_record *cs_core_node_record(const struct known_node *node);
 cs_record *cs_core_identity_record(const struct known_identity *identity);

@@ -5,6 +5,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include "admin_service.h"
 #include "cluster.h"
 #include "cluster_service.h"
 #include "directory_service.h"
@@ -41,7 +42,8 @@ struct cs_identityd {
 	struct cs_link *local, *remote;
 	struct cs_directory_service *node_directory;
 	struct cs_endpoints_service *endpoints;
-	struct cs_grpc_server *directory_server, *endpoints_server;
+	struct cs_admin_service *admin;
+	struct cs_grpc_server *directory_server, *endpoints_server, *admin_server;
 	uv_signal_t sighup;
 	bool has_sighup;
 	struct cs_metric *records, *revision;
@@ -152,6 +154,7 @@ static int start_cluster(struct cs_identityd *d, struct cs_error *e)
 			.spiffe_id_template = d->template,
 			.quarantine_ms = c->address_quarantine_ms,
 			.id_quarantine_ms = c->id_quarantine_ms,
+			.svid_max_life_ms = c->svid_max_life_ms,
 			.numbers = &d->numbers,
 			.label_filter = d->label_filter,
 			.clock = d->daemon->loop.clock,
@@ -292,6 +295,9 @@ static int serve_node(struct cs_identityd *d, struct cs_error *e)
 	int r = serve_on(d, cs_directory_service_grpc(d->node_directory), "directory.sock", &d->directory_server, e);
 	if (r == 0)
 		r = serve_on(d, cs_endpoints_service_grpc(d->endpoints), "endpoints.sock", &d->endpoints_server, e);
+	d->admin = cs_admin_service_new(d->cluster, d->config->cluster_server);
+	if (r == 0)
+		r = serve_on(d, cs_admin_service_grpc(d->admin), "admin.sock", &d->admin_server, e);
 	return r;
 }
 
@@ -355,7 +361,8 @@ void cs_identityd_stop(struct cs_identityd *d)
 		cs_directory_service_close(d->node_directory);
 	if (d->cluster_directory)
 		cs_directory_service_close(d->cluster_directory);
-	struct cs_grpc_server *servers[] = {d->endpoints_server, d->directory_server, d->cluster_server};
+	struct cs_grpc_server *servers[] = {
+		d->admin_server, d->endpoints_server, d->directory_server, d->cluster_server};
 	for (size_t i = 0; i < sizeof(servers) / sizeof(servers[0]); i++)
 		if (servers[i])
 			cs_grpc_server_close(servers[i], GRACE_MS, NULL, NULL);
@@ -375,6 +382,7 @@ void cs_identityd_free(struct cs_identityd *d)
 {
 	if (!d)
 		return;
+	cs_admin_service_free(d->admin);
 	cs_endpoints_service_free(d->endpoints);
 	cs_directory_service_free(d->node_directory);
 	cs_directory_service_free(d->cluster_directory);

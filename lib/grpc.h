@@ -181,6 +181,7 @@ void cs_grpc_server_close(struct cs_grpc_server *server, int64_t grace_ms, void 
 
 /* A connection lives from on_connect until on_disconnect returns. */
 const char *cs_grpc_conn_peer(const struct cs_grpc_conn *conn); /* name by cs_grpc_tls.peer, or "uid 0 (pid 12)" */
+uid_t cs_grpc_conn_uid(const struct cs_grpc_conn *conn);        /* of a Unix socket's peer, as the kernel says */
 uint32_t cs_grpc_conn_roles(const struct cs_grpc_conn *conn);
 void cs_grpc_conn_set_data(struct cs_grpc_conn *conn, void *data); /* yours; free it in on_disconnect */
 void *cs_grpc_conn_data(const struct cs_grpc_conn *conn);

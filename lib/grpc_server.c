@@ -192,6 +192,11 @@ const char *cs_grpc_conn_peer(const struct cs_grpc_conn *conn)
 	return conn->peer;
 }
 
+uid_t cs_grpc_conn_uid(const struct cs_grpc_conn *conn)
+{
+	return conn->uid;
+}
+
 uint32_t cs_grpc_conn_roles(const struct cs_grpc_conn *conn)
 {
 	return conn->roles;
