@@ -33,6 +33,7 @@ static json_t *identity(struct reading *r, uint32_t id)
 	if (!json_object_get(e, "id")) {
 		cs_doc_set(e, "id", json_integer(id));
 		cs_doc_set(e, "spiffe_id", json_string(""));
+		cs_doc_set(e, "created_unix_ms", json_integer(0));
 		cs_doc_set(e, "labels", json_array());
 		cs_doc_set(e, "nodes", json_array());
 		cs_doc_set(e, "endpoints", json_integer(0));
@@ -76,6 +77,7 @@ static void take_identity(struct reading *r, const Countersign__V1__Identity *i)
 {
 	json_t *e = identity(r, i->id);
 	cs_doc_set(e, "spiffe_id", cs_doc_text(i->spiffe_id));
+	cs_doc_set(e, "created_unix_ms", json_integer(i->created_unix_ms));
 	cs_doc_set(e, "labels", cs_doc_labels(i->labels, i->n_labels));
 }
 

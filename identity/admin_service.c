@@ -4,6 +4,7 @@
 #include <countersign/v1/admin.pb-c.h>
 #include "log.h"
 #include "mem.h"
+#include "store.h"
 #include "revocation.h"
 
 struct cs_admin_service {
@@ -132,9 +133,27 @@ static void remove_revocation(struct cs_grpc_call *call, const ProtobufCMessage 
 	ask_take(data, call, CS_ASK_UNREVOKE, copy(&r));
 }
 
+static void usage(struct cs_grpc_call *call, const ProtobufCMessage *message, void *data)
+{
+	struct cs_admin_service *s = data;
+	Countersign__V1__UsageReply reply = COUNTERSIGN__V1__USAGE_REPLY__INIT;
+	(void)message;
+	if (!is_cluster(s, call))
+		return;
+	const struct cs_store_usage *usage = cs_cluster_usage(s->cluster);
+	const struct cs_numbers *numbers = cs_cluster_numbers(s->cluster);
+	reply.cluster_id = numbers->cluster_id;
+	reply.first = numbers->min;
+	reply.last = numbers->max;
+	reply.in_use = (uint32_t)usage->in_use;
+	reply.resting = (uint32_t)usage->resting;
+	cs_grpc_reply(call, &reply.base);
+}
+
 static const struct cs_grpc_method methods[] = {
 	{.name = "AddRevocation", .roles = CS_ROLE_OPERATOR, .fn = add_revocation},
 	{.name = "RemoveRevocation", .roles = CS_ROLE_OPERATOR, .fn = remove_revocation},
+	{.name = "Usage", .roles = CS_ROLE_VIEWER, .fn = usage},
 };
 
 struct cs_admin_service *cs_admin_service_new(struct cs_cluster *cluster, const char *elsewhere)

@@ -4,6 +4,7 @@
 #include <libgen.h>
 #include "log.h"
 #include "mem.h"
+#include "store.h"
 
 #define SETTLE_MS 200   /* after the last change of a file: an editor writes in several steps */
 #define RESCAN_MS 30000 /* for changes that inotify did not tell (a directory that was replaced, a network disk) */
@@ -17,6 +18,7 @@ struct job {
 	int policy_result, placement_result, store_result, expire_result;
 	struct cs_error policy_error, placement_error, store_error, expire_error;
 	int64_t took_ms;
+	struct cs_store_usage usage;
 };
 
 struct cs_cluster {
@@ -28,6 +30,7 @@ struct cs_cluster {
 	bool running, want_policy, want_placement, want_expire, closing, leads;
 	int64_t leads_since_mono_ms;
 	char leader[CS_LEADER_NAME_MAX + 1];
+	struct cs_store_usage usage;
 	struct job job;
 	uv_work_t work;
 	uv_fs_event_t watch_policy, watch_placement;
@@ -35,9 +38,9 @@ struct cs_cluster {
 	int open_handles;
 	void (*closed)(void *data);
 	void *closed_data;
-	struct cs_check *check_store, *check_policy, *check_placement;
+	struct cs_check *check_store, *check_policy, *check_placement, *check_numbers;
 	char policy_said[1024], placement_said[1024]; /* the last error that was logged */
-	struct cs_metric *commits, *commit_seconds, *reloads, *waiting;
+	struct cs_metric *commits, *commit_seconds, *reloads, *waiting, *identities;
 };
 
 static void start_job(struct cs_cluster *c);
@@ -57,6 +60,7 @@ static void run_job(uv_work_t *work)
 		job->expire_result = cs_core_expire(c->core, &job->changes, &job->expire_error);
 	if (job->n > 0)
 		job->store_result = cs_core_ask(c->core, job->asks, job->n, &job->changes, &job->store_error);
+	cs_core_usage(c->core, &job->usage);
 	job->took_ms = cs_clock_system.mono_ms(NULL) - start_ms;
 }
 
@@ -105,6 +109,25 @@ static void report(struct cs_cluster *c, const struct job *job)
 	cs_fail("the store took nothing", cs_u64("requests", job->n), cs_err(&job->store_error));
 }
 
+/* Long before new label sets are refused, so that there is time to look for what multiplies them. */
+static void note_usage(struct cs_cluster *c, const struct cs_store_usage *usage)
+{
+	size_t taken = usage->in_use + usage->resting;
+	struct cs_error e;
+	c->usage = *usage;
+	cs_metric_set(c->identities, (double)usage->in_use, "in_use");
+	cs_metric_set(c->identities, (double)usage->resting, "resting");
+	cs_metric_set(c->identities, (double)(usage->size > taken ? usage->size - taken : 0), "free");
+	if (taken < usage->size / 10 * 9) {
+		cs_check_ok(c->check_numbers);
+		return;
+	}
+	cs_error_reason(&e, -ENOSPC, CS_R_IDENTITIES_EXHAUSTED,
+		"%zu of %zu identities are in use and %zu rest; see countersign identity lint", usage->in_use,
+		usage->size, usage->resting);
+	cs_check_error(c->check_numbers, &e);
+}
+
 static void maybe_closed(struct cs_cluster *c)
 {
 	if (c->closing && !c->running && c->open_handles == 0 && c->closed) {
@@ -122,6 +145,7 @@ static void job_done(uv_work_t *work, int status)
 	struct cs_error e;
 	c->running = false;
 	report(c, &job);
+	note_usage(c, &job.usage);
 	if (cs_changes_apply_take(&job.changes, c->dir, &e) < 0) {
 		cs_check_error(c->check_store, &e);
 		cs_fail("the directory has no room", cs_err(&e));
@@ -226,6 +250,9 @@ static void make_checks(struct cs_cluster *c)
 	c->check_store = cs_check_new(c->options.status, "store");
 	c->check_policy = cs_check_new(c->options.status, "policy");
 	c->check_placement = cs_check_new(c->options.status, "placement");
+	c->check_numbers = cs_check_new(c->options.status, "identities");
+	c->identities = cs_gauge(m, "countersign_identities",
+		"Numbers of label sets: in use, resting after their identity was deleted, free", "state", 3);
 	c->commits = cs_counter(m, "countersign_store_commits_total", "Transactions of the store", "result", 2);
 	c->commit_seconds = cs_histogram(m, "countersign_store_commit_seconds", "How long a transaction took", NULL, 1,
 		cs_metric_seconds, cs_metric_nseconds);
@@ -253,6 +280,9 @@ int cs_cluster_new(const struct cs_cluster_options *options, struct cs_cluster *
 		return r;
 	}
 	make_checks(c);
+	struct cs_store_usage usage;
+	cs_core_usage(c->core, &usage);
+	note_usage(c, &usage);
 	c->leads = true;
 	c->leads_since_mono_ms = cs_loop_mono_ms(options->loop);
 	snprintf(c->leader, sizeof(c->leader), "%s", options->name);
@@ -325,4 +355,14 @@ const char *cs_cluster_leader(const struct cs_cluster *c)
 int64_t cs_cluster_leads_since_mono_ms(const struct cs_cluster *c)
 {
 	return c->leads_since_mono_ms;
+}
+
+const struct cs_store_usage *cs_cluster_usage(const struct cs_cluster *c)
+{
+	return &c->usage;
+}
+
+const struct cs_numbers *cs_cluster_numbers(const struct cs_cluster *c)
+{
+	return c->options.core.numbers;
 }

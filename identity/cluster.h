@@ -34,6 +34,9 @@ int64_t cs_cluster_leads_since_mono_ms(const struct cs_cluster *cluster);
  * Takes the ask; its done() comes from the loop after the commit, and after the directory has what it changed.
  * -ENOBUFS (and the ask stays the caller's): CS_WRITER_QUEUE_MAX wait already. -ESHUTDOWN: closing. */
 CS_MUST_USE int cs_cluster_ask_take(struct cs_cluster *cluster, struct cs_ask *ask, struct cs_error *e);
+/* How much of the range of numbers is taken, as of the last transaction. */
+const struct cs_store_usage *cs_cluster_usage(const struct cs_cluster *cluster);
+const struct cs_numbers *cs_cluster_numbers(const struct cs_cluster *cluster);
 /* Read policies and placements anew, as after SIGHUP. */
 void cs_cluster_reload(struct cs_cluster *cluster);
 

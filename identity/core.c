@@ -257,7 +257,8 @@ static void answer_claim(struct cs_core *core, struct work *work, struct cs_chan
 		struct cs_store_identity identity = {.id = op->identity,
 			.labels = op->labels,
 			.spiffe_id = op->spiffe_id,
-			.incarnation = op->incarnation};
+			.incarnation = op->incarnation,
+			.created_unix_ms = op->created_unix_ms};
 		struct known_identity *known = cs_core_learn_identity(core, &identity);
 		cs_changes_add_take(changes, cs_core_identity_record(known));
 		*new_identities = true;
@@ -356,6 +357,11 @@ int cs_core_expire(struct cs_core *core, struct cs_changes *changes, struct cs_e
 		free(ids[i]);
 	free(ids);
 	return r;
+}
+
+void cs_core_usage(const struct cs_core *core, struct cs_store_usage *ret)
+{
+	cs_store_usage(core->store, ret);
 }
 
 /* --- placement --- */

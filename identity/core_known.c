@@ -12,6 +12,7 @@ struct known_identity *cs_core_learn_identity(struct cs_core *core, const struct
 	known = cs_xcalloc(1, sizeof(*known));
 	known->id = identity->id;
 	known->incarnation = identity->incarnation;
+	known->created_unix_ms = identity->created_unix_ms;
 	known->text = cs_xstrdup(identity->labels);
 	known->spiffe_id = cs_xstrdup(identity->spiffe_id);
 	struct cs_error e;

@@ -13,6 +13,7 @@ struct known_identity {
 	struct cs_labels labels;
 	char *spiffe_id;
 	uint64_t incarnation;
+	int64_t created_unix_ms;
 	UT_hash_handle hh; /* by id */
 	UT_hash_handle hh_text;
 };

@@ -46,6 +46,7 @@ cs_record *cs_core_identity_record(const struct known_identity *identity)
 	m.n_labels = identity->labels.n;
 	m.spiffe_id = identity->spiffe_id;
 	m.incarnation = identity->incarnation;
+	m.created_unix_ms = identity->created_unix_ms;
 	return finish(&r, COUNTERSIGN__V1__RECORD__RECORD_IDENTITY, &m, false);
 }
 
