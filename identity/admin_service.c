@@ -9,7 +9,7 @@
 
 struct cs_admin_service {
 	struct cs_cluster *cluster;
-	const char *elsewhere;
+	const struct cs_strings *elsewhere;
 	struct cs_grpc_service grpc;
 };
 
@@ -41,8 +41,11 @@ static bool is_cluster(const struct cs_admin_service *s, struct cs_grpc_call *ca
 {
 	if (s->cluster)
 		return true;
+	char where[512] = "";
+	for (size_t i = 0, n = 0; i < s->elsewhere->n && n < sizeof(where); i++)
+		n += (size_t)snprintf(where + n, sizeof(where) - n, "%s%s", i ? ", " : "", s->elsewhere->items[i]);
 	cs_grpc_finish(call, CS_GRPC_FAILED_PRECONDITION,
-		"this identityd has the role node; ask where the cluster role runs: %s (cluster.server)", s->elsewhere);
+		"this identityd has the role node; ask where the cluster role runs: %s (cluster.server)", where);
 	return false;
 }
 
@@ -156,7 +159,7 @@ static const struct cs_grpc_method methods[] = {
 	{.name = "Usage", .roles = CS_ROLE_VIEWER, .fn = usage},
 };
 
-struct cs_admin_service *cs_admin_service_new(struct cs_cluster *cluster, const char *elsewhere)
+struct cs_admin_service *cs_admin_service_new(struct cs_cluster *cluster, const struct cs_strings *elsewhere)
 {
 	struct cs_admin_service *s = cs_xcalloc(1, sizeof(*s));
 	s->cluster = cluster;

@@ -82,8 +82,6 @@ static const struct cs_setting settings[] = {
 	CS_SET_DURATION(C, directory_coalesce_ms, "directory.coalesce", "50ms", 0, 5000,
 		"The least time between two batches of changes to one node; the first after a quiet while goes at "
 		"once"),
-	CS_SET_DURATION(C, svid_max_life_ms, "svid.max_life", "1d", 60000, 31622400000,
-		"No SVID is valid for longer; a revocation stands for at least this long"),
 	CS_SET_LIST(C, depends_on, "depends_on", "", 0, 256,
 		"What must be reachable before anything is authenticated (SPIRE, DNS): NAME=LABEL[;LABEL...] or "
 		"NAME=PREFIX"),

@@ -109,7 +109,7 @@ def usage(*args):
     return p.returncode, p.stdout, p.stderr
 
 
-COMMANDS = ["status", "identity list", "endpoint list", "endpoint register", "endpoint unregister", "node list",
+COMMANDS = ["status", "identity list", "identity lint", "revocation add", "revocation list", "revocation remove", "endpoint list", "endpoint register", "endpoint unregister", "node list",
             "policy list", "policy check", "svid list", "svid inspect", "bundle list", "bundle show", "auth list", "auth explain", "auth flush", "bootstrap spire",
             "exporter"]
 
@@ -136,7 +136,7 @@ def test_help_of_the_program():
 @pytest.mark.parametrize("args, says", [
     ([], "a command is missing"),
     (["stauts"], "did you mean 'status'?"),
-    (["identity"], "'identity' needs one more word: list; "),
+    (["identity"], "'identity' needs one more word: list, lint; "),
     (["identity", "lst"], "did you mean 'identity list'?"),
     (["frobnicate"], "there is no command 'frobnicate'"),
     (["status", "-o", "xml"], "--output xml: write table or json"),
@@ -292,9 +292,10 @@ def test_identity_list(node):
     assert set(node.requests[0].kinds) == {directory.KIND_IDENTITY, directory.KIND_PLACEMENT, directory.KIND_ENDPOINT}
     assert doc == {"silent_ms": 0, "identities": [
         {"id": 256, "spiffe_id": "spiffe://example.org/identity/256", "labels": ["k8s:app=front", "k8s:tier="],
-         "nodes": [], "endpoints": 0},
+         "nodes": [], "endpoints": 0, "created_unix_ms": 0},
         {"id": 257, "spiffe_id": "spiffe://example.org/identity/257", "labels": ["k8s:app=db"],
-         "nodes": [{"node": "node1", "authority": "self"}, {"node": "node2", "authority": "static"}], "endpoints": 1}]}
+         "nodes": [{"node": "node1", "authority": "self"}, {"node": "node2", "authority": "static"}], "endpoints": 1,
+         "created_unix_ms": 0}]}
     lines = node.table("identity", "list")
     assert re.split(r"  +", lines[0].strip()) == ["ID", "SPIFFE ID", "ENDPOINTS", "PLACED ON", "LABELS"]
     assert re.split(r"  +", lines[1].strip()) == ["256", "spiffe://example.org/identity/256", "0", "-",

@@ -297,6 +297,8 @@ METHODS = {
                        "Endpoints/Reconcile": {"agent"}, "Endpoints/Report": {"adapter", "authd"},
                        "Endpoints/List": {"viewer", "operator", "agent", "adapter", "authd"}},
     "directory.sock": {"Directory/Follow": {"viewer", "operator", "agent", "adapter", "authd"}},
+    "admin.sock": {"Admin/AddRevocation": {"operator"}, "Admin/RemoveRevocation": {"operator"},
+                   "Admin/Usage": {"viewer", "operator", "agent", "adapter", "authd"}},
     "status.sock": {"Status/Get": {"viewer", "operator", "agent", "adapter", "authd"},
                     "Status/Metrics": {"viewer", "operator", "agent", "adapter", "authd"}},
 }
@@ -330,7 +332,7 @@ def call_as(role, sock, method, request=b""):
 def test_every_method_with_every_role(public_dir, lab):
     lab.base = public_dir
     d = lab.all(*(f"roles.{role}=uid:{uid}" for role, uid in UIDS.items() if role != "nobody"))
-    assert {m for service in ("endpoints", "directory", "status") for m in methods_of(service)} == \
+    assert {m for service in ("admin", "endpoints", "directory", "status") for m in methods_of(service)} == \
         {m for methods in METHODS.values() for m in methods}
     for sock, methods in METHODS.items():
         for method, roles in methods.items():

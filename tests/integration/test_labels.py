@@ -73,3 +73,34 @@ def test_settings_that_are_refused(tmp_path, setting, word):
     d = Daemon(PROGRAM, "--instance", tmp_path / "n", "--set", "trust_domain=example.org", "--set", setting, wait=False)
     assert d.wait() == 2 and word in d.output(), d.output()
     d.clean()
+
+
+def test_identities_of_another_cluster_id(lab):
+    d = lab.all("cluster.id=3", "identity.fixed=128=payments", instance="c3")
+    assert d.register(spec("a", "k8s:app=web", ["10.1.0.1"], lab.veth())).identity == 3 << 16
+    fixed = d.register(spec("b", "k8s:app=b;k8s:io.cilium.fixed-identity=payments", ["10.1.0.2"], lab.veth()))
+    assert fixed.identity == 128 and texts(fixed.identity_labels) == {"reserved:payments="}
+    # The range of a store cannot be changed under it: the identities that it gave would be another cluster's.
+    e = Daemon(PROGRAM, "--instance", d.instance, "--set", "trust_domain=example.org", "--set", "cluster.id=4", wait=False)
+    assert e.wait() != 0
+    e.clean()
+
+
+def test_lint(lab):
+    d = lab.all("labels.filter_defaults=false", instance="lint")
+    d.register(spec("a", "k8s:app=web", ["10.1.0.1"], lab.veth()))
+    clean = d.json("identity", "lint")
+    assert clean["warnings"] == [] and clean["identities"] == 1 and clean["unused"] == 0
+    assert clean["range"] == {"first": 256, "last": 65535, "size": 65280, "in_use": 1, "resting": 0, "free": 65279}
+    veth = lab.veth()
+    for n in range(12):  # one endpoint whose label changes: 12 identities, of which one is used
+        d.register(spec("b", f"k8s:app=web;k8s:job={1000 + n}", ["10.1.0.2"], veth))
+    found = d.json("identity", "lint", code=1)
+    job = found["labels"][0]
+    assert job["key"] == "k8s:job" and job["multiplies"] and (job["values"], job["without"], job["unused"]) == (12, 1, 11)
+    assert len(found["warnings"]) == 1 and "k8s:!job" in found["warnings"][0]
+    table = d.cli("identity", "lint", code=1)
+    assert "MULTIPLIES" in table and "65267 free" in table and "labels.filter" in table
+    # The rule that it proposes does it.
+    d = lab.restart(d, settings={"labels.filter": "k8s:!job"})
+    assert d.register(spec("c", "k8s:app=web;k8s:job=1", ["10.1.0.3"], lab.veth())).identity == 256

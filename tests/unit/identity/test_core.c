@@ -333,6 +333,126 @@ static void test_hello(void **state)
 	close_core();
 }
 
+/* --- revocations --- */
+
+static int64_t now_unix_ms;
+
+static int64_t test_unix_ms(void *data)
+{
+	(void)data;
+	return now_unix_ms;
+}
+
+static size_t revocations(void)
+{
+	return cs_dir_count(directory, COUNTERSIGN__V1__KIND__KIND_REVOCATION);
+}
+
+static struct cs_ask *revoke_id(uint32_t identity, const char *why, int64_t until_unix_s)
+{
+	Countersign__V1__Revocation m = COUNTERSIGN__V1__REVOCATION__INIT;
+	struct cs_ask *ask = cs_ask_new(CS_ASK_REVOKE, "", 0);
+	uint8_t bytes[512];
+	m.subject_case = COUNTERSIGN__V1__REVOCATION__SUBJECT_IDENTITY;
+	m.identity = identity;
+	m.why = (char *)why;
+	m.until_unix_s = until_unix_s;
+	ask->revocation =
+		countersign__v1__revocation__unpack(NULL, countersign__v1__revocation__pack(&m, bytes), bytes);
+	ask->uid = 0;
+	return run(ask);
+}
+
+static void expire(void)
+{
+	struct cs_changes changes = {0};
+	struct cs_error e;
+	assert_int_equal(cs_core_expire(core, &changes, &e), 0);
+	assert_int_equal(cs_changes_apply_take(&changes, directory, &e), 0);
+}
+
+static void test_revocations(void **state)
+{
+	(void)state;
+	struct cs_clock clock = cs_clock_system;
+	clock.unix_ms = test_unix_ms;
+	now_unix_ms = 1000000000;
+	config.clock = &clock;
+	config.svid_max_life_ms = 60000;
+	open_core();
+	uint32_t id = claimed("n1", "a", "k8s:app=a", 1);
+	struct cs_ask *ask = revoke_id(id, "because", 0);
+	assert_int_equal(ask->result, 0);
+	assert_int_equal(ask->revocation->from_unix_s, 1000000);
+	assert_int_equal(ask->revocation->until_unix_s, 1000060);
+	assert_string_equal(ask->revocation->who, "root (uid 0)");
+	cs_ask_free(ask);
+	/* What is refused is in no directory. */
+	ask = revoke_id(id, "because", 1000059);
+	assert_int_equal(ask->result, -EINVAL);
+	cs_ask_free(ask);
+	ask = revoke_id(id + 1, "because", 0);
+	assert_int_equal(ask->result, -ENOENT);
+	cs_ask_free(ask);
+	assert_int_equal(revocations(), 1);
+	/* It outlives the process, and goes when its time is over: not a second earlier. */
+	close_core();
+	open_core();
+	now_unix_ms = 1000059999;
+	expire();
+	assert_int_equal(revocations(), 1);
+	now_unix_ms = 1000060000;
+	uint64_t before = cs_dir_revision(directory);
+	expire();
+	assert_int_equal(revocations(), 0);
+	assert_true(cs_dir_revision(directory) > before);
+	close_core();
+	open_core();
+	assert_int_equal(revocations(), 0);
+	close_core();
+}
+
+/* What is left out of the identity is left out of placement too: a placement must not rest on what no identity has. */
+static void test_filtered_labels(void **state)
+{
+	(void)state;
+	config.authority = CS_AUTHORITY_STATIC;
+	write_file(placement, "placements:\n"
+			      "- {labels: [\"k8s:app=a\"], nodes: [n1]}\n"
+			      "- {labels: [\"k8s:pod-template-hash=1\"], nodes: [n2]}\n");
+	open_core();
+	uint32_t id = claimed("n1", "a", "k8s:app=a;k8s:pod-template-hash=1", 1);
+	assert_int_equal(claimed("n1", "b", "k8s:app=a;k8s:pod-template-hash=2", 2), id);
+	struct cs_ask *ask = claim("n2", "c", "k8s:app=a;k8s:pod-template-hash=1", 3);
+	assert_int_equal(ask->claims[0].error.reason, CS_R_PLACEMENT_REFUSED);
+	cs_ask_free(ask);
+	ask = claim("n1", "d", "k8s:pod-template-hash=1", 4);
+	assert_int_equal(ask->claims[0].error.reason, CS_R_LABELS_INVALID);
+	assert_null(endpoint("n1", "d"));
+	cs_ask_free(ask);
+	close_core();
+}
+
+static void test_fixed_identities(void **state)
+{
+	(void)state;
+	char *fixed[] = {(char *)"128=payments"};
+	const struct cs_numbers_config own = {
+		.cluster_id = 2, .clusters_max = 255, .trust_domain = "example.org", .fixed = {fixed, 1}};
+	struct cs_error e;
+	cs_numbers_fini(&numbers);
+	assert_int_equal(cs_numbers_init(&numbers, &own, &e), 0);
+	open_core();
+	assert_int_equal(claimed("n1", "a", "k8s:app=a;k8s:io.cilium.fixed-identity=payments", 1), 128);
+	assert_int_equal(claimed("n1", "b", "k8s:app=b;k8s:io.cilium.fixed-identity=payments", 2), 128);
+	assert_int_equal(claimed("n1", "c", "k8s:app=c", 3), 2 << 16);
+	struct cs_ask *ask = claim("n1", "d", "k8s:app=d;k8s:io.cilium.fixed-identity=orders", 4);
+	assert_int_equal(ask->claims[0].error.reason, CS_R_LABELS_INVALID);
+	assert_non_null(strstr(ask->claims[0].error.text, "'orders'"));
+	cs_ask_free(ask);
+	close_core();
+}
+
 int main(void)
 {
 	if (!mkdtemp(dir))
@@ -347,6 +467,9 @@ int main(void)
 		cmocka_unit_test_setup(test_static_placement, setup),
 		cmocka_unit_test_setup(test_policy, setup),
 		cmocka_unit_test_setup(test_hello, setup),
+		cmocka_unit_test_setup(test_revocations, setup),
+		cmocka_unit_test_setup(test_filtered_labels, setup),
+		cmocka_unit_test_setup(test_fixed_identities, setup),
 	};
 	int r = cmocka_run_group_tests(tests, NULL, NULL);
 	remove_store();
