@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 #include <cmocka.h>
+#include "store_etcd.h"
 
 char store_dir[] = "/tmp/countersign-store-XXXXXX", store_path[64];
 int64_t store_unix_ms, store_mono_ms;
@@ -30,6 +31,33 @@ void store_pass_ms(int64_t ms)
 	store_mono_ms += ms;
 }
 
+/* COUNTERSIGN_TEST_ETCD: the endpoints; each test begins with a prefix of its own. */
+static const char *endpoints[CS_ETCD_ENDPOINTS_MAX];
+static char endpoints_text[1024], prefix[64];
+static struct cs_etcd_config etcd_config = {.client.endpoints = endpoints, .prefix = prefix, .lease_ms = 2000};
+
+bool store_is_etcd(void)
+{
+	return etcd_config.client.nendpoints > 0;
+}
+
+static void read_endpoints(void)
+{
+	const char *text = getenv("COUNTERSIGN_TEST_ETCD");
+	char *rest;
+	if (!text || !text[0])
+		return;
+	snprintf(endpoints_text, sizeof(endpoints_text), "%s", text);
+	for (char *one = strtok_r(endpoints_text, ",", &rest); one; one = strtok_r(NULL, ",", &rest))
+		endpoints[etcd_config.client.nendpoints++] = one;
+}
+
+static void new_prefix(void)
+{
+	static unsigned n;
+	snprintf(prefix, sizeof(prefix), "/test/%d-%u/", (int)getpid(), n++);
+}
+
 void store_remove_files(void)
 {
 	static const char *const suffixes[] = {"", "-wal", "-shm", ".lock"};
@@ -46,6 +74,7 @@ int store_group_setup(void **state)
 	if (!mkdtemp(store_dir))
 		return -1;
 	snprintf(store_path, sizeof(store_path), "%s/store.db", store_dir);
+	read_endpoints();
 	return 0;
 }
 
@@ -66,6 +95,9 @@ int store_setup(void **state)
 		.trust_domain = "example.org",
 		.spiffe_id_template = STORE_TEMPLATE,
 		.clock = &test_clock};
+	new_prefix();
+	if (store_is_etcd())
+		store_config.etcd = &etcd_config;
 	return 0;
 }
 

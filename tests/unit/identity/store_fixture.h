@@ -1,4 +1,4 @@
-/* A store for tests: SQLite in a directory of its own. One clock for all, which moves only when a test moves it. */
+/* A store for tests: SQLite in a directory of its own, or (COUNTERSIGN_TEST_ETCD) etcd. One clock for all, which moves only when a test moves it. */
 #ifndef STORE_FIXTURE_H
 #define STORE_FIXTURE_H
 
@@ -13,6 +13,7 @@ extern char store_dir[], store_path[];
 /* Time passes: both clocks. */
 void store_pass_ms(int64_t ms);
 
+bool store_is_etcd(void);
 int store_group_setup(void **state);
 int store_group_teardown(void **state);
 /* A new, empty store, and the configuration as it was; the store is not open. */
