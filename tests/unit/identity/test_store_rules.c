@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 #include <cmocka.h>
 #include "mem.h"
 #include "store_fixture.h"
@@ -794,6 +795,182 @@ static void test_quarantine_check(void **state)
 	assert_non_null(strstr(e.text, "86400 s (svid.max_life)"));
 }
 
+/* --- from one place to another --- */
+
+static char other_path[96];
+
+/* The same facts, times and numbers; another epoch. */
+static void check_copy(struct cs_store *from, struct cs_store *to)
+{
+	struct cs_store_state a, b;
+	cs_store_state(from, &a);
+	cs_store_state(to, &b);
+	assert_true(a.epoch != b.epoch && b.epoch != 0);
+	assert_true(cs_store_now_ms(to) >= cs_store_now_ms(from));
+	for (int kind = 0; kind < CS_FACT_KINDS; kind++)
+		assert_int_equal(cs_facts_count(cs_store_facts(from), (enum cs_fact_kind)kind),
+			cs_facts_count(cs_store_facts(to), (enum cs_fact_kind)kind));
+	const struct cs_store_identity *one = cs_facts_identity_of(cs_store_facts(from), "k8s:app=keep;"),
+				       *two = cs_facts_identity_of(cs_store_facts(to), "k8s:app=keep;");
+	assert_true(one->id == two->id && one->incarnation == two->incarnation);
+	assert_string_equal(one->spiffe_id, two->spiffe_id);
+}
+
+static void fill_store(struct cs_store *s)
+{
+	struct cs_store_op node = {.kind = CS_STORE_NODE,
+		.node = {.name = "n1", .addrs = {ip4(1)}, .naddrs = 1, .port = 4250, .path = "unknown"}};
+	struct cs_store_op prefix = {.kind = CS_STORE_PREFIX,
+		.prefix = {.prefix = {.family = 6, .bits = 8, .addr = {0xfd}}, .id = CS_ID_LOCAL_SCOPE | 9}};
+	struct cs_store_file files[] = {{"a.yaml", "one", 3}, {"b.yaml", "", 0}};
+	struct cs_store_op documents = documents_op(files, 2);
+	assert_int_equal(commit_op(s, &node, NULL), 0);
+	assert_int_equal(commit_op(s, &prefix, NULL), 0);
+	assert_int_equal(commit_op(s, &documents, NULL), 0);
+	for (uint32_t i = 0; i < 700; i++) {
+		char endpoint[16], labels[32];
+		snprintf(endpoint, sizeof(endpoint), "e%u", i);
+		snprintf(labels, sizeof(labels), "k8s:n=%u;", i);
+		claim_now(s, "n1", endpoint, labels, 100 + i);
+	}
+	claim_now(s, "n1", "keep", "k8s:app=keep;", 2);
+	release_now(s, "n1", "e0");
+	revoke_identity(s, "r1", 300);
+	gc_now(s, 0, 10);
+	assert_int_equal(gc_now(s, 0, 10).deleted, 1);
+}
+
+static size_t last_done, last_all;
+static void on_progress(void *data, size_t done, size_t all)
+{
+	(void)data;
+	assert_true(done > last_done && done <= all);
+	last_done = done;
+	last_all = all;
+}
+
+static struct cs_store *open_other(void)
+{
+	struct cs_store_config config = store_config;
+	struct cs_store *s = NULL;
+	struct cs_error e = {0};
+	config.etcd = NULL;
+	config.path = other_path;
+	if (cs_store_open(&config, &s, &e) < 0)
+		fail_msg("%s", e.text);
+	return s;
+}
+
+static void test_copy(void **state)
+{
+	(void)state;
+	struct cs_error e = {0};
+	store_config.id_quarantine_ms = HOUR_MS;
+	store_config.address_quarantine_ms = 5000;
+	snprintf(other_path, sizeof(other_path), "%s-other", store_path);
+	struct cs_store *file = open_other(), *s = store_open();
+	fill_store(file);
+	last_done = 0;
+	assert_int_equal(cs_store_copy(file, s, on_progress, NULL, &e), 0);
+	assert_true(last_done == last_all && last_all > 1400);
+	check_copy(file, s);
+	/* A number that rested goes on resting; and it can be worked with. */
+	assert_non_null(cs_facts_retired(cs_store_facts(s), 256));
+	assert_true(claim_now(s, "n1", "new", "k8s:app=new;", 5000) > 256 + 700);
+	/* Not into one that has something. */
+	assert_int_equal(cs_store_copy(file, s, NULL, NULL, &e), -EEXIST);
+	assert_non_null(strstr(e.text, "a copy needs an empty one"));
+	cs_store_close(file);
+	unlink(other_path);
+	/* And back. */
+	file = open_other();
+	assert_int_equal(cs_store_copy(s, file, NULL, NULL, &e), 0);
+	check_copy(s, file);
+	cs_store_close(file);
+	cs_store_close(s);
+	s = store_open();
+	file = open_other();
+	check_copy(s, file);
+	cs_store_close(file);
+	cs_store_close(s);
+	char lock[sizeof(other_path) + 8];
+	snprintf(lock, sizeof(lock), "%s.lock", other_path);
+	unlink(lock);
+	unlink(other_path);
+}
+
+/* --- several replicas (etcd) --- */
+
+static void poll_until(struct cs_store *s, struct told *told, uint64_t revision)
+{
+	struct cs_fact_sink sink = told_sink(told);
+	struct cs_error e = {0};
+	for (int i = 0; told->revision < revision; i++) {
+		if (cs_store_poll(s, &sink, &e) < 0)
+			fail_msg("%s", e.text);
+		if (told->revision < revision)
+			usleep(5000);
+		assert_true(i < 2000);
+	}
+}
+
+static struct cs_store *open_follower(struct told *told)
+{
+	struct cs_store *s = NULL;
+	struct cs_error e = {0};
+	if (cs_store_open(&store_config, &s, &e) < 0)
+		fail_msg("%s", e.text);
+	store_list(s, told);
+	told->text[0] = '\0';
+	return s;
+}
+
+static void not_the_leader(struct cs_store *s)
+{
+	struct cs_store_op op = claim_op("n1", "deposed", "k8s:deposed=1;", 77), *ops[] = {&op};
+	struct cs_error e = {0};
+	uint64_t revision;
+	assert_int_equal(cs_store_commit(s, ops, 1, NULL, &revision, &e), -EPERM);
+	assert_int_equal(e.reason, CS_R_NOT_LEADER);
+	assert_false(op.changed || op.identity != 0);
+}
+
+/* A follower hears what the leader wrote, in the same words, and writes nothing; then the roles change. */
+static void test_followers(void **state)
+{
+	(void)state;
+	static struct told leader_told, follower_told;
+	leader_told = (struct told){0};
+	struct cs_store *leader = store_open(), *follower = open_follower(&follower_told);
+	struct cs_error e = {0};
+	not_the_leader(follower);
+	struct cs_fact_sink sink = told_sink(&leader_told);
+	uint64_t revision = 0;
+	static const char *const labels[] = {"k8s:app=a;", "k8s:app=b;", "k8s:app=a;"};
+	for (uint32_t i = 0; i < 3; i++) {
+		struct cs_store_op op = claim_op("n1", "same", labels[i], 10 + i), *ops[] = {&op};
+		assert_int_equal(cs_store_commit(leader, ops, 1, &sink, &revision, &e), 0);
+		cs_store_op_fini(&op);
+	}
+	poll_until(follower, &follower_told, revision);
+	assert_string_equal(leader_told.text, follower_told.text);
+	struct cs_store_state state_of;
+	cs_store_state(follower, &state_of);
+	assert_string_equal(state_of.leader, "test");
+	assert_false(state_of.leads);
+
+	cs_store_resign(leader);
+	assert_int_equal(cs_store_lead_now(follower, "the other", &e), 0);
+	not_the_leader(leader);
+	assert_int_equal(claim_now(follower, "n2", "x", "k8s:app=c;", 50), 258);
+	cs_store_state(follower, &state_of);
+	poll_until(leader, &leader_told, state_of.revision);
+	assert_non_null(cs_facts_claim(cs_store_facts(leader), "n2", "x"));
+	assert_null(cs_facts_identity_of(cs_store_facts(leader), "k8s:deposed=1;"));
+	cs_store_close(leader);
+	cs_store_close(follower);
+}
+
 /* --- at random, against a model --- */
 
 enum { LABELS = 12, IPS = 10, ENDPOINTS = 8, NODES = 3, RANGE = 16 };
@@ -919,8 +1096,7 @@ int main(void)
 		cmocka_unit_test_setup(test_what_is_there_is_no_revision, store_setup),
 		cmocka_unit_test_setup(test_refusals_leave_the_others, store_setup),
 		cmocka_unit_test_setup(test_release_and_keep, store_setup),
-		cmocka_unit_test_setup(test_nodes, store_setup),
-		cmocka_unit_test_setup(test_node_bound, store_setup),
+		cmocka_unit_test_setup(test_nodes, store_setup), cmocka_unit_test_setup(test_node_bound, store_setup),
 		cmocka_unit_test_setup(test_fixed_numbers, store_setup),
 		cmocka_unit_test_setup(test_spiffe_ids_are_unique, store_setup),
 		cmocka_unit_test_setup(test_exhausted, store_setup),
@@ -937,9 +1113,10 @@ int main(void)
 		cmocka_unit_test_setup(test_changes_are_told, store_setup),
 		cmocka_unit_test_setup(test_one_revision_is_told_merged, store_setup),
 		cmocka_unit_test_setup(test_refused_stores, store_setup),
-		cmocka_unit_test_setup(test_new_epoch, store_setup),
-		cmocka_unit_test(test_quarantine_check),
-		cmocka_unit_test_setup(test_random, store_setup),
+		cmocka_unit_test_setup(test_new_epoch, store_setup), cmocka_unit_test(test_quarantine_check),
+		cmocka_unit_test_setup(test_copy, store_setup), cmocka_unit_test_setup(test_random, store_setup),
+		cmocka_unit_test_setup(test_followers, store_setup), /* last: only etcd has any */
 	};
-	return cmocka_run_group_tests(tests, store_group_setup, store_group_teardown);
+	size_t n = sizeof(tests) / sizeof(tests[0]) - (getenv("COUNTERSIGN_TEST_ETCD") ? 0 : 1);
+	return _cmocka_run_group_tests("store", tests, n, store_group_setup, store_group_teardown);
 }
