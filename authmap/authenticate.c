@@ -10,6 +10,9 @@
 #include "entries.h"
 #include "log.h"
 
+#define ALERT_UNRECOGNIZED_NAME                                                                                        \
+	112 /* RFC 6066 3: what an acceptor says without an SVID, or an endpoint, of the identity */
+
 struct attempt {
 	uint64_t request;
 	struct cs_authd *a;
@@ -20,6 +23,7 @@ struct attempt {
 	int handshaker;       /* -1: not handed over */
 	int not_again;        /* the handshaker that died with it; -1 */
 	bool judged, cancelled;
+	bool not_there_yet; /* the peer does not speak for the identity */
 	enum cs_reason answer;
 	UT_hash_handle hh;
 };
@@ -172,7 +176,7 @@ void cs_authenticate_hurry(struct cs_authd *a)
 
 /* ---- no ---- */
 
-static void refuse_pair(struct cs_authd *a, struct cs_pair *pair, enum cs_reason reason)
+static void refuse_pair_until(struct cs_authd *a, struct cs_pair *pair, enum cs_reason reason, int64_t max_ms)
 {
 	struct cs_instant now = cs_authd_now(a);
 	if (pair->live) { /* what another verdict wrote stays */
@@ -180,11 +184,16 @@ static void refuse_pair(struct cs_authd *a, struct cs_pair *pair, enum cs_reason
 		cs_entries_event(a, pair, CS_EVENT_REFUSED, reason);
 		return;
 	}
-	int64_t backoff_ms = cs_hold_refuse(a->hold, &pair->key, reason);
+	int64_t backoff_ms = cs_hold_refuse(a->hold, &pair->key, reason, max_ms);
 	bool news = pair->refused != reason;
 	cs_pair_set_refused(pair, reason, backoff_ms, &now);
 	if (news)
 		cs_entries_event(a, pair, CS_EVENT_REFUSED, reason);
+}
+
+static void refuse_pair(struct cs_authd *a, struct cs_pair *pair, enum cs_reason reason)
+{
+	refuse_pair_until(a, pair, reason, CS_BACKOFF_MAX_MS);
 }
 
 /* Worth another attempt while the packet is held? The world moved on, or the signer's keys are newer than our view. */
@@ -206,10 +215,11 @@ static void attempt_failed(struct attempt *t, enum cs_reason reason)
 	struct cs_pair *pairs[2];
 	size_t n = pairs_of(t, pairs);
 	bool retry = n > 0 && again(a, pairs[0], reason) && !t->cancelled;
+	int64_t max_ms = t->not_there_yet ? CS_BACKOFF_SOON_MS : CS_BACKOFF_MAX_MS;
 	attempt_free(t);
 	for (size_t i = 0; i < n; i++) {
 		if (!retry)
-			refuse_pair(a, pairs[i], reason);
+			refuse_pair_until(a, pairs[i], reason, max_ms);
 		else if (i == 0 &&
 			 !wait_for_place(a, pairs[i],
 				 cs_loop_mono_ms(a->loop) + (reason == CS_R_STALE_VERDICT ? 0 : CS_TRY_AGAIN_MS)))
@@ -540,6 +550,7 @@ void cs_authenticate_done(void *authd, unsigned index, const struct cs_hs_done *
 		attempt_free(t);
 		cs_authenticate_pump(a);
 	} else {
+		t->not_there_yet = reason == CS_R_VERDICT_ALERT && d->alert == ALERT_UNRECOGNIZED_NAME;
 		attempt_failed(t, reason);
 	}
 	if (reason == CS_R_SIGNER_UNAVAILABLE) /* last: it may find that the handshaker is gone */

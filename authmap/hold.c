@@ -13,7 +13,6 @@
 #include "log.h"
 
 #define BACKOFF_FIRST_MS 100
-#define BACKOFF_MAX_MS   30000
 #define FLUSH_ROUNDS     64  /* of the ring, before what still comes passes unordered */
 #define ANNOUNCE_ROUND   256 /* pairs, before the loop looks at other things */
 
@@ -381,7 +380,7 @@ int cs_hold_release(struct cs_hold *h, const struct cs_auth_key *key, uint64_t v
 	return r < 0 ? r : deleted;
 }
 
-int64_t cs_hold_refuse(struct cs_hold *h, const struct cs_auth_key *key, enum cs_reason reason)
+int64_t cs_hold_refuse(struct cs_hold *h, const struct cs_auth_key *key, enum cs_reason reason, int64_t max_ms)
 {
 	struct cs_pending row;
 	struct cs_error e = {0};
@@ -389,8 +388,8 @@ int64_t cs_hold_refuse(struct cs_hold *h, const struct cs_auth_key *key, enum cs
 		row = (struct cs_pending){0};
 	uint32_t refusals = row.refusals < 16 ? row.refusals : 16;
 	int64_t backoff_ms = (int64_t)BACKOFF_FIRST_MS << refusals;
-	if (backoff_ms > BACKOFF_MAX_MS)
-		backoff_ms = BACKOFF_MAX_MS;
+	if (backoff_ms > max_ms)
+		backoff_ms = max_ms;
 	row = (struct cs_pending){.state = CS_REFUSED,
 		.until_ns = cs_datapath_now_ns() + (uint64_t)backoff_ms * 1000000,
 		.refusals = refusals + 1};

@@ -43,9 +43,13 @@ void cs_hold_close(struct cs_hold *hold);
  * before any packet that came later. Also right for a pair that nobody asked for, and to lengthen an entry. */
 CS_MUST_USE int cs_hold_release(
 	struct cs_hold *hold, const struct cs_auth_key *key, uint64_t value, struct cs_error *e);
-/* No: drops what is held and has the datapath drop without asking for the backoff (100 ms, doubling to 30 s while
- * refusals follow each other). Returns the backoff in ms. */
-int64_t cs_hold_refuse(struct cs_hold *hold, const struct cs_auth_key *key, enum cs_reason reason);
+/* No: drops what is held and has the datapath drop without asking for the backoff (100 ms, doubling while refusals follow
+ * each other, at most max_ms). Returns the backoff in ms. */
+#define CS_BACKOFF_MAX_MS 30000
+/* The peer does not speak for the identity yet: its SVID, or the endpoint, is on its way, and who has been waiting shall not
+ * wait for much longer than that. Its no costs neither side a signature. */
+#define CS_BACKOFF_SOON_MS 500
+int64_t cs_hold_refuse(struct cs_hold *hold, const struct cs_auth_key *key, enum cs_reason reason, int64_t max_ms);
 /* The question is void (entry removed, policy changed): drops what is held; the next packet asks anew. */
 void cs_hold_forget(struct cs_hold *hold, const struct cs_auth_key *key, enum cs_reason reason);
 /* The endpoint is gone, or has changed hands: drops what came from or for this interface. */

@@ -159,7 +159,7 @@ struct cs_pending {
 	__u32 state;
 	__u32 packets; /* held now; taken back by cs_settle */
 	__u32 bytes;
-	__u32 refusals; /* in a row: backoff 100 ms << refusals, at most 30 s */
+	__u32 refusals; /* in a row: backoff 100 ms << refusals, at most 30 s, or less (authmap/hold.h) */
 };
 
 /* Limits of holding. */

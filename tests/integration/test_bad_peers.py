@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import grpc
@@ -387,6 +388,22 @@ def test_where_close_notify_belongs(c, watch, tmp_path, reason, act):
 def test_an_acceptor_that_refuses_us(c, watch, tmp_path):
     """It trusts another CA, and says so by an alert."""
     answered(c, watch, tmp_path, "verdict-alert", after_handshake(server(c, tmp_path, ca=pki.Authority()), yes))
+
+
+@pytest.mark.parametrize("alert, longest_ms", [(ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME, 500),
+                                               (ssl.ALERT_DESCRIPTION_ACCESS_DENIED, 30000)])
+def test_how_long_a_refused_pair_waits(c, watch, tmp_path, alert, longest_ms):
+    """A peer that does not speak for the identity yet is asked again soon, however often it has said so."""
+    context = server(c, tmp_path)
+    context.sni_callback = lambda *_: alert
+    with FakeAuthd(c, after_handshake(context, yes)):
+        for _ in range(6):  # 100 ms, 200, ... 3,200
+            assert ask(c, watch) == "verdict-alert"
+        [pair] = c.n1.cli("auth", "list", "--pending")["entries"]
+    assert pair["state"] == "refused" and pair["reason"]["name"] == "verdict-alert"
+    waits_ms = pair["until_unix_ms"] - time.time() * 1000
+    assert (waits_ms <= 500) if longest_ms == 500 else (1000 < waits_ms <= longest_ms)
+    good_answer(c, watch, tmp_path)
 
 
 def test_an_acceptor_of_tls_1_2(c, watch, tmp_path):

@@ -175,7 +175,8 @@ static int do_refuse(char **w, int n, char *text, struct cs_error *e)
 	struct cs_auth_key key = key_of(w);
 	(void)n;
 	(void)e;
-	snprintf(text, TEXT, "%d", (int)cs_hold_refuse(lab.hold, &key, (enum cs_reason)cs_reason_parse(w[3])));
+	snprintf(text, TEXT, "%d",
+		(int)cs_hold_refuse(lab.hold, &key, (enum cs_reason)cs_reason_parse(w[3]), CS_BACKOFF_MAX_MS));
 	return 0;
 }
 
@@ -352,7 +353,7 @@ static void on_miss(void *data, const struct cs_auth_key *key, uint32_t ifindex,
 	if (lab.answer == ANSWER_YES && cs_hold_release(lab.hold, key, entry_of(60000, lab.answer_flags), &e) < 0)
 		say("event", e.text);
 	if (lab.answer == ANSWER_NO)
-		cs_hold_refuse(lab.hold, key, CS_R_UNTRUSTED);
+		cs_hold_refuse(lab.hold, key, CS_R_UNTRUSTED, CS_BACKOFF_MAX_MS);
 }
 
 static void on_drop(void *data, const struct cs_drop *drop)

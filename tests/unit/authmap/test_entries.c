@@ -333,7 +333,8 @@ static void test_refusals_are_forgotten_at_last(void **state)
 	struct cs_auth_key k = key(101, 100, t->n2);
 	struct cs_pair *p = cs_pairs_get(t->a.pairs, &k);
 	struct cs_instant now = cs_authd_now(&t->a);
-	cs_pair_set_refused(p, CS_R_PEER_TIMEOUT, cs_hold_refuse(t->a.hold, &k, CS_R_PEER_TIMEOUT), &now);
+	cs_pair_set_refused(
+		p, CS_R_PEER_TIMEOUT, cs_hold_refuse(t->a.hold, &k, CS_R_PEER_TIMEOUT, CS_BACKOFF_MAX_MS), &now);
 	cs_entries_tick(&t->a);
 	assert_ptr_equal(pair(t, k), p);
 	assert_int_equal(rows(t, CS_MAP_PENDING), 1);
