@@ -25,7 +25,7 @@ import pytest
 from lab import etcd
 from lab.daemon import BUILD, WAIT_S
 
-OPERATIONS = int(os.environ.get("STORE_PROPERTY_OPERATIONS", 1500))
+OPERATIONS = int(os.environ.get("STORE_PROPERTY_OPERATIONS", 1000))
 SEED = os.environ.get("STORE_PROPERTY_SEED")
 CLIENTS, LABELS, ADDRESSES, ENDPOINTS = 6, 40, 60, 6
 FIRST_ID, LAST_ID = 300, 329
@@ -251,7 +251,6 @@ class Run:
                 time.sleep(0.01)
                 if said[:2] == ["error", "-1"]:
                     self.possible[endpoint] = before  # it does not lead: nothing happened
-                    time.sleep(0.01)
 
     def collector(self):
         choose = random.Random(self.seed * 100 + 99)
