@@ -403,8 +403,10 @@ static int open_backend(struct cs_store *s, struct cs_error *e)
 	if (r == 0)
 		r = s->config.etcd ? cs_backend_etcd_open(&s->config, &s->backend, e)
 				   : cs_backend_sqlite_open(&s->config, &s->backend, e);
+	s->opening = true;
 	if (r == 0)
 		r = read_backend(s, true, NULL, e);
+	s->opening = false;
 	if (r == 0 && s->meta.epoch == 0 && leads(s))
 		r = make_store(s, NULL, e);
 	return r < 0 && s->config.path && !s->config.etcd ? cs_error_prefix(e, "%s", s->config.path) : r;

@@ -33,6 +33,8 @@ void cs_store_put(struct cs_store *s, const struct cs_fact *fact)
 	if (before)
 		cs_facts_unlink(s->facts, before);
 	cs_facts_link(s->facts, now);
+	if (s->opening && !before)
+		return; /* nobody hears of it, and nothing could be undone to */
 	record(s, before, now);
 }
 

@@ -38,6 +38,7 @@ struct cs_store {
 	/* The revision in the making. */
 	struct cs_change *changes;
 	size_t changed_bytes;
+	bool opening;       /* the first read: all facts are new, and there is nobody to tell */
 	bool forced;        /* a revision even without a change */
 	bool lost;          /* what was read did not hold together: read everything again */
 	uint32_t next_id;   /* where to look for a free number */
