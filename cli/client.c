@@ -4,32 +4,45 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 #include <countersign/v1/admin.pb-c.h>
 #include <countersign/v1/auth.pb-c.h>
 #include <countersign/v1/directory.pb-c.h>
 #include <countersign/v1/endpoints.pb-c.h>
+#include <countersign/v1/entries.pb-c.h>
 #include <countersign/v1/status.pb-c.h>
 #include <countersign/v1/svids.pb-c.h>
 #include "instance.h"
 #include "settings.h"
 
 const struct cs_service cs_service_directory = {"identityd", "countersign-identityd", "directory.sock",
-				&countersign__v1__directory__descriptor},
+				&countersign__v1__directory__descriptor, false},
 			cs_service_endpoints = {"identityd", "countersign-identityd", "endpoints.sock",
-				&countersign__v1__endpoints__descriptor},
+				&countersign__v1__endpoints__descriptor, false},
 			cs_service_admin = {"identityd", "countersign-identityd", "admin.sock",
-				&countersign__v1__admin__descriptor},
+				&countersign__v1__admin__descriptor, false},
 			cs_service_svids = {"spire-adapter", "countersign-spire-adapter", "svids.sock",
-				&countersign__v1__svids__descriptor},
-			cs_service_auth = {
-				"authd", "countersign-authd", "auth.sock", &countersign__v1__auth__descriptor};
+				&countersign__v1__svids__descriptor, false},
+			cs_service_auth = {"authd", "countersign-authd", "auth.sock",
+				&countersign__v1__auth__descriptor, false},
+			cs_service_entries = {"registrar", "countersign-registrar", "entries.sock",
+				&countersign__v1__entries__descriptor, false};
 
 const struct cs_service cs_service_status[] = {
-	{"identityd", "countersign-identityd", "status.sock", &countersign__v1__status__descriptor},
-	{"spire-adapter", "countersign-spire-adapter", "status.sock", &countersign__v1__status__descriptor},
-	{"authd", "countersign-authd", "status.sock", &countersign__v1__status__descriptor},
+	{"identityd", "countersign-identityd", "status.sock", &countersign__v1__status__descriptor, false},
+	{"spire-adapter", "countersign-spire-adapter", "status.sock", &countersign__v1__status__descriptor, false},
+	{"authd", "countersign-authd", "status.sock", &countersign__v1__status__descriptor, false},
+	{"registrar", "countersign-registrar", "status.sock", &countersign__v1__status__descriptor, true},
 };
 const size_t cs_service_nstatus = sizeof(cs_service_status) / sizeof(cs_service_status[0]);
+
+bool cs_service_is_absent(const char *instance, const struct cs_service *service)
+{
+	char path[CS_PATH];
+	struct cs_error ignored;
+	return service->optional && cs_instance_path(instance, service->daemon, "lock", path, &ignored) == 0 &&
+	       access(path, F_OK) < 0 && errno == ENOENT;
+}
 
 static int exit_of(enum cs_grpc_code code)
 {

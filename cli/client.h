@@ -9,13 +9,17 @@ struct cs_service {
 	const char *program; /* "countersign-identityd" */
 	const char *socket;  /* "directory.sock" */
 	const ProtobufCServiceDescriptor *descriptor;
+	bool optional; /* of `cs_service_status`: not on every node, so that it is no trouble if it was never there */
 };
 extern const struct cs_service cs_service_directory, cs_service_endpoints, cs_service_admin, cs_service_svids,
-	cs_service_auth;
+	cs_service_auth, cs_service_entries;
 
 /* The daemons of an instance, for `status` and the exporter: their service Status. */
 extern const struct cs_service cs_service_status[];
 extern const size_t cs_service_nstatus;
+
+/* Is it optional, and has no folder in this instance? */
+bool cs_service_is_absent(const char *instance, const struct cs_service *service);
 
 /* One call of a streaming method; each message goes to fn (borrowed). An enum cs_exit; e names the socket and what to
  * do. ret_status may be NULL. */

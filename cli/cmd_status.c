@@ -100,6 +100,8 @@ static int run(struct cs_cli *cli, struct cs_error *e)
 	json_t *daemons = json_array();
 	bool healthy = true;
 	for (size_t i = 0; i < cs_service_nstatus; i++) {
+		if (cs_service_is_absent(cli->instance, &cs_service_status[i]))
+			continue;
 		json_t *daemon = ask(cli, &cs_service_status[i]);
 		healthy &= json_is_true(json_object_get(daemon, "healthy"));
 		cs_doc_append(daemons, daemon);

@@ -11,6 +11,7 @@ extern const struct cs_command cs_cmd_endpoint_list, cs_cmd_endpoint_register, c
 extern const struct cs_command cs_cmd_revocation_add, cs_cmd_revocation_list, cs_cmd_revocation_remove;
 extern const struct cs_command cs_cmd_svid_list, cs_cmd_svid_inspect, cs_cmd_bundle_list, cs_cmd_bundle_show;
 extern const struct cs_command cs_cmd_bootstrap_spire;
+extern const struct cs_command cs_cmd_entry_list, cs_cmd_entry_diff, cs_cmd_entry_sync;
 extern const struct cs_command cs_cmd_auth_list, cs_cmd_auth_explain, cs_cmd_auth_flush;
 
 #endif

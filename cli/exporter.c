@@ -45,6 +45,7 @@ struct cs_exporter {
 	struct sockaddr_storage addr;
 	uv_poll_t poll;
 	struct cs_timer timer; /* libmicrohttpd's own timeouts, and "now" */
+	char instance[CS_PATH];
 	char targets[DAEMONS][CS_PATH + 8];
 	size_t ndaemons;
 	bool silent[DAEMONS]; /* it gave no metrics the last time: said once */
@@ -119,6 +120,8 @@ static enum MHD_Result answer_metrics(struct scrape *s)
 	for (size_t i = 0; i < s->x->ndaemons; i++) {
 		struct ask *a = &s->asks[i];
 		struct cs_error e;
+		if (!a->service)
+			continue;
 		if (a->ok && cs_merge_add(merge, a->text, a->len, &e) < 0) {
 			a->ok = false;
 			cs_warn("the metrics of a daemon cannot be used", cs_str("of", a->service->daemon), cs_err(&e));
@@ -230,7 +233,8 @@ static void ask_all(struct scrape *s)
 	MHD_suspend_connection(s->conn);
 	s->waiting = 1; /* ours: it must not end before all were asked */
 	for (size_t i = 0; i < s->x->ndaemons; i++)
-		ask(s, i);
+		if (!cs_service_is_absent(s->x->instance, &cs_service_status[i]))
+			ask(s, i);
 	finished(s);
 }
 
@@ -363,6 +367,7 @@ static int start_http(struct cs_exporter *x, int fd, struct cs_error *e)
 
 static int set_targets(struct cs_exporter *x, const char *instance, struct cs_error *e)
 {
+	snprintf(x->instance, sizeof(x->instance), "%s", instance);
 	for (size_t i = 0; i < cs_service_nstatus && i < DAEMONS; i++) {
 		char path[CS_PATH];
 		int r = cs_instance_path(instance, cs_service_status[i].daemon, cs_service_status[i].socket, path, e);

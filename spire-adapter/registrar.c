@@ -248,6 +248,7 @@ static int open_spire(struct cs_registrar *r, struct cs_error *e)
 		.trust_domain = r->options.trust_domain,
 		.agent_socket = r->options.agent_socket,
 		.own_id = r->options.own_id,
+		.call_ms = r->options.call_ms,
 		.on_state = on_spire,
 		.data = r};
 	int result = cs_spire_server_new(&r->daemon->loop, &options, &r->spire, e);

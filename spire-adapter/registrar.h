@@ -10,7 +10,7 @@
 struct cs_registrar_options { /* borrowed while it runs */
 	const char *server, *agent_socket, *trust_domain, *own_id;
 	struct cs_reg_rules rules; /* without random */
-	int64_t list_ms, max_stale_ms;
+	int64_t call_ms, list_ms, max_stale_ms;
 };
 
 struct cs_registrar;

@@ -16,7 +16,7 @@ struct config {
 	struct cs_daemon_config common;
 	char *trust_domain, *server, *agent_socket, *mark, *prefix, *parent, *agent_selector;
 	struct cs_strings federates_with;
-	int64_t svid_ttl_ms, linger_ms, list_ms, max_stale_ms;
+	int64_t call_ms, svid_ttl_ms, linger_ms, list_ms, max_stale_ms;
 };
 
 static const struct cs_setting settings[] = {
@@ -31,6 +31,10 @@ static const struct cs_setting settings[] = {
 		"The SPIRE agent's Workload API socket, for the registrar's own SVID, /countersign/registrar; not used "
 		"with "
 		"unix:PATH"),
+	CS_SET_DURATION(struct config, call_ms, "spire.call_timeout", "60s", 1000, 600000,
+		"How long SPIRE's server may take for one call; after that SPIRE is listed anew, because it may have "
+		"been "
+		"done"),
 	CS_SET_DURATION(struct config, max_stale_ms, "directory.max_stale", "60s", 1000, 86400000LL,
 		"How long the cluster role may be silent before nothing is written any more"),
 	CS_SET_STRING(struct config, mark, "registrar.mark", "countersign", 1, CS_REG_MARK_MAX,
@@ -199,6 +203,7 @@ static int start(struct cs_daemon *d, struct cs_error *e)
 			.federates_with = app->federates,
 			.ttl_s = (int32_t)(c->svid_ttl_ms / 1000),
 			.linger_ms = c->linger_ms},
+		.call_ms = c->call_ms,
 		.list_ms = c->list_ms,
 		.max_stale_ms = c->max_stale_ms};
 	r = cs_registrar_start(d, &options, &app->registrar, e);

@@ -16,6 +16,7 @@ struct cs_spire_server {
 	void (*on_state)(void *data, const struct cs_error *why);
 	void *data;
 	struct cs_grpc_channel *channel;
+	struct cs_grpc_call_options call;
 	/* TCP only */
 	struct cs_spire_server_tls *tls;
 	struct cs_spire_workload *workload;
@@ -76,8 +77,6 @@ static void protocol_failure(struct cs_spire_failure *ret, const char *text)
 	*ret = (struct cs_spire_failure){.code = CS_GRPC_INTERNAL, .perhaps_done = true};
 	cs_error_set(&ret->error, -EPROTO, "SPIRE's server: %s", text);
 }
-
-static const struct cs_grpc_call_options call_options = {.timeout_ms = CS_SPIRE_CALL_MS};
 
 /* ---- items ---- */
 
@@ -150,7 +149,7 @@ static int send_items(struct cs_spire_server *s, const struct call *template, co
 		return cs_error_set(e, -ENOMEM, "out of memory");
 	*call = *template;
 	call->server = s;
-	int r = cs_grpc_unary(s->channel, &ENTRY, method, request, &call_options, on_reply, call, NULL, e);
+	int r = cs_grpc_unary(s->channel, &ENTRY, method, request, &s->call, on_reply, call, NULL, e);
 	if (r < 0)
 		free(call);
 	return r;
@@ -270,7 +269,8 @@ static void on_page(const struct cs_grpc_status *status, const ProtobufCMessage 
 static int ask(struct call *call, const ProtobufCServiceDescriptor *service, const char *method,
 	const ProtobufCMessage *request, struct cs_error *e)
 {
-	return cs_grpc_unary(call->server->channel, service, method, request, &call_options, on_page, call, NULL, e);
+	return cs_grpc_unary(
+		call->server->channel, service, method, request, &call->server->call, on_page, call, NULL, e);
 }
 
 static int ask_bundles(struct call *call, char *token, struct cs_error *e)
@@ -422,7 +422,10 @@ int cs_spire_server_new(struct cs_loop *loop, const struct cs_spire_server_optio
 	struct cs_spire_server *s = calloc(1, sizeof(*s));
 	if (!s)
 		return cs_error_set(e, -ENOMEM, "out of memory");
-	*s = (struct cs_spire_server){.loop = loop, .on_state = options->on_state, .data = options->data};
+	*s = (struct cs_spire_server){.loop = loop,
+		.on_state = options->on_state,
+		.data = options->data,
+		.call = {.timeout_ms = options->call_ms ? options->call_ms : CS_SPIRE_CALL_MS}};
 	int r = 0;
 	if (tcp && !(s->own_id = strdup(options->own_id)))
 		r = cs_error_set(e, -ENOMEM, "out of memory");

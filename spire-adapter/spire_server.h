@@ -15,7 +15,7 @@
 #include "spire_federation.pb-c.h"
 #include "spire_types.pb-c.h"
 
-#define CS_SPIRE_CALL_MS          60000       /* deadline of one call */
+#define CS_SPIRE_CALL_MS          60000       /* default deadline of one call */
 #define CS_SPIRE_LIST_PAGE        500         /* items of a page: an entry has up to some 10 kB */
 #define CS_SPIRE_SERVER_MESSAGE   (16u << 20) /* of the server; it has no limit of its own */
 #define CS_SPIRE_SERVER_UNPACKED  (64u << 20)
@@ -34,6 +34,7 @@ struct cs_spire_server_options {
 	const char *trust_domain; /* the server's */
 	/* TCP only, else NULL: the agent's Workload API and the SPIFFE ID whose SVID it issues to this process. */
 	const char *agent_socket, *own_id;
+	int64_t call_ms; /* deadline of one call; 0: CS_SPIRE_CALL_MS */
 	/* May be NULL. why: it cannot be reached, or refuses us; said once. NULL: a connection is there, each time. */
 	void (*on_state)(void *data, const struct cs_error *why);
 	void *data;
