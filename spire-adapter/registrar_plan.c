@@ -150,8 +150,7 @@ static struct cs_reg_content content_of(const struct cs_reg_plan *p, const struc
 		.ttl_s = p->rules.ttl_s};
 }
 
-/* What is in the way of an entry that should be. */
-static bool is_stuck(const struct cs_reg_plan *p, const struct cs_reg_slot *slot, struct cs_error *e)
+bool cs_reg_is_stuck(const struct cs_reg_plan *p, const struct cs_reg_slot *slot, struct cs_error *e)
 {
 	const struct cs_reg_rules *r = &p->rules;
 	if (!slot->identity->spiffe_id)
@@ -171,8 +170,8 @@ static bool is_stuck(const struct cs_reg_plan *p, const struct cs_reg_slot *slot
 	return true;
 }
 
-/* When the entry goes that nobody needs any more. Whole seconds, so that a long list is walked once in one. */
-static int64_t linger_until_ms(const struct cs_reg_plan *p, const struct cs_reg_slot *slot)
+/* Whole seconds, so that a long list is walked once in one. */
+int64_t cs_reg_linger_until_ms(const struct cs_reg_plan *p, const struct cs_reg_slot *slot)
 {
 	if (!slot->key.node->known || !slot->identity->spiffe_id)
 		return 0;
@@ -183,7 +182,7 @@ static int64_t linger_until_ms(const struct cs_reg_plan *p, const struct cs_reg_
 static void decide_wanted(struct cs_reg_plan *p, struct cs_reg_slot *slot)
 {
 	struct cs_error why;
-	if (is_stuck(p, slot, &why)) {
+	if (cs_reg_is_stuck(p, slot, &why)) {
 		clear_failure(p, slot);
 		slot->failed = cs_xmemdup(&why, sizeof(why));
 		set_kind(p, slot, STUCK);
@@ -216,7 +215,7 @@ static void decide(struct cs_reg_plan *p, struct cs_reg_slot *slot, int64_t now_
 	if (slot->kind == STUCK)
 		clear_failure(p, slot);
 	slot->op = CS_REG_DELETE;
-	set_kind(p, slot, !slot->haves ? NOTHING : now_ms < linger_until_ms(p, slot) ? LINGER : WRITE);
+	set_kind(p, slot, !slot->haves ? NOTHING : now_ms < cs_reg_linger_until_ms(p, slot) ? LINGER : WRITE);
 }
 
 void cs_reg_mark(struct cs_reg_plan *p, struct cs_reg_slot *slot, int64_t now_ms)
@@ -228,7 +227,7 @@ void cs_reg_mark(struct cs_reg_plan *p, struct cs_reg_slot *slot, int64_t now_ms
 	if (slot->kind == NOTHING)
 		slot_free(p, slot);
 	else if (slot->kind == LINGER)
-		wait(p, slot, linger_until_ms(p, slot));
+		wait(p, slot, cs_reg_linger_until_ms(p, slot));
 	else if (slot->kind == WRITE && now_ms < slot->retry_mono_ms)
 		wait(p, slot, slot->retry_mono_ms);
 	else if (slot->kind == WRITE)
@@ -271,21 +270,36 @@ int64_t cs_reg_plan_run(struct cs_reg_plan *p, int64_t now_ms)
 
 /* ---- entries ---- */
 
-/* Where it belongs: by its hint; by its selector and parent, if somebody changed that; else nowhere, and it is deleted. */
-static struct cs_reg_slot *slot_of(struct cs_reg_plan *p, const struct cs_reg_entry *entry, int64_t now_ms)
+static struct cs_reg_slot *slot_by_parent(const struct identity *identity, const char *parent_id)
+{
+	struct cs_reg_slot *slot;
+	DL_FOREACH2 (identity->slots, slot, identity_next)
+		if (slot->key.node->parent && strcmp(slot->key.node->parent, parent_id) == 0)
+			return slot;
+	return NULL;
+}
+
+/* Whose hint was changed by somebody: by its selector, or its SPIFFE ID, and its parent. */
+static struct cs_reg_slot *guess_slot(struct cs_reg_plan *p, const struct cs_reg_entry *entry)
+{
+	struct identity *identity = cs_reg_identity(p, cs_reg_selectors_read(entry->selectors), false), *next;
+	struct cs_reg_slot *slot = identity ? slot_by_parent(identity, entry->parent_id) : NULL;
+	if (slot)
+		return slot;
+	HASH_ITER (hh, p->identities, identity, next)
+		if (identity->spiffe_id && strcmp(identity->spiffe_id, entry->spiffe_id) == 0)
+			return slot_by_parent(identity, entry->parent_id);
+	return NULL;
+}
+
+struct cs_reg_slot *cs_reg_slot_of(struct cs_reg_plan *p, const struct cs_reg_entry *entry, bool make, int64_t now_ms)
 {
 	char node[CS_REG_NODE_MAX + 1] = "";
 	uint32_t number = 0;
 	struct cs_reg_slot *slot = NULL;
-	if (cs_reg_hint_read(entry->hint, &number, node))
-		return cs_reg_slot(p, number, node, true, now_ms);
-	number = cs_reg_selectors_read(entry->selectors);
-	struct identity *identity = cs_reg_identity(p, number, false);
-	if (identity)
-		DL_FOREACH2 (identity->slots, slot, identity_next)
-			if (slot->key.node->parent && strcmp(slot->key.node->parent, entry->parent_id) == 0)
-				return slot;
-	return cs_reg_slot(p, number, "", true, now_ms);
+	if (!cs_reg_hint_read(entry->hint, &number, node))
+		slot = guess_slot(p, entry);
+	return slot ? slot : cs_reg_slot(p, number, node, make, now_ms);
 }
 
 void cs_reg_have_free(struct cs_reg_plan *p, struct have *have)
@@ -300,7 +314,7 @@ int cs_reg_have(struct cs_reg_plan *p, const Spire__Api__Types__Entry *in, struc
 	struct cs_error *e)
 {
 	struct cs_reg_entry *entry = cs_reg_entry_new(in);
-	struct cs_reg_slot *slot = known ? known : slot_of(p, entry, now_ms), *before = NULL;
+	struct cs_reg_slot *slot = known ? known : cs_reg_slot_of(p, entry, true, now_ms), *before = NULL;
 	struct have *have;
 	if (!slot) {
 		free(entry);
@@ -407,7 +421,7 @@ static int adopt(struct cs_reg_plan *p, struct cs_reg_slot *slot, const struct c
 static int check_update(const struct cs_reg_plan *p, const struct cs_reg_slot *slot, struct cs_error *e)
 {
 	struct cs_error stuck;
-	if (!slot->placed || is_stuck(p, slot, &stuck))
+	if (!slot->placed || cs_reg_is_stuck(p, slot, &stuck))
 		return 0;
 	const struct cs_reg_content content = content_of(p, slot);
 	unsigned fields = cs_reg_differs(&content, slot->haves->entry);

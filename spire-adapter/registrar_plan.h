@@ -126,8 +126,14 @@ bool cs_reg_slot_change(const struct cs_reg_plan *p, const struct cs_reg_slot *s
 /* A copy that keeps, in one block of memory: free() it. Without `failed`. */
 struct cs_reg_change *cs_reg_change_copy(const struct cs_reg_change *change);
 /* All slots that differ, as of now. */
-void cs_reg_plan_each_change(const struct cs_reg_plan *p,
-	void (*fn)(void *data, const struct cs_reg_slot *slot, const struct cs_reg_change *change), void *data);
+typedef void cs_reg_on_change(void *data, const struct cs_reg_slot *slot, const struct cs_reg_change *change);
+void cs_reg_plan_each_change(const struct cs_reg_plan *p, cs_reg_on_change *fn, void *data);
+/* What a list of SPIRE's entries would lead to, without leading to it: begin, add each entry, end. fn as above, with NULL
+ * for the slot. One at a time. */
+void cs_reg_plan_preview_begin(struct cs_reg_plan *p);
+void cs_reg_plan_preview_add(struct cs_reg_plan *p, const Spire__Api__Types__Entry *entry, int64_t now_mono_ms,
+	cs_reg_on_change *fn, void *data);
+void cs_reg_plan_preview_end(struct cs_reg_plan *p, cs_reg_on_change *fn, void *data);
 /* The first failure of a slot, for the check. NULL: none fails. */
 const struct cs_error *cs_reg_plan_first_failure(const struct cs_reg_plan *p, struct cs_reg_change *ret);
 

@@ -45,6 +45,7 @@ struct cs_reg_slot {
 	struct identity *identity;
 	bool placed;
 	uint64_t seen;
+	uint64_t previewed;    /* in which preview */
 	int64_t since_mono_ms; /* placed, or not placed any more */
 	bool made;             /* it had its entry since it is placed */
 	struct have *haves;    /* the oldest first; one that is too many is deleted */
@@ -90,6 +91,7 @@ struct cs_reg_plan {
 	/* lists */
 	uint64_t list;
 	bool needs_list, listing;
+	uint64_t preview;
 	struct foreign foreign, next_foreign;
 };
 
@@ -108,6 +110,13 @@ void cs_reg_unplace(struct cs_reg_plan *p, struct cs_reg_slot *slot, int64_t now
 /* A copy of entry replaces what is known under its ID, and goes to its slot. */
 int cs_reg_have(struct cs_reg_plan *p, const Spire__Api__Types__Entry *entry, struct cs_reg_slot *hint_slot,
 	int64_t now_mono_ms, struct cs_error *e);
+/* Where an entry belongs. make: if nothing tells, or there is no such slot, it is made, so that it is deleted from there. */
+struct cs_reg_slot *cs_reg_slot_of(
+	struct cs_reg_plan *p, const struct cs_reg_entry *entry, bool make, int64_t now_mono_ms);
+/* When an entry goes that nobody needs any more; 0: at once. */
+int64_t cs_reg_linger_until_ms(const struct cs_reg_plan *p, const struct cs_reg_slot *slot);
+/* What is in the way of an entry that should be, if something is. */
+bool cs_reg_is_stuck(const struct cs_reg_plan *p, const struct cs_reg_slot *slot, struct cs_error *e);
 void cs_reg_have_free(struct cs_reg_plan *p, struct have *have);
 
 /* registrar_plan_known.c */

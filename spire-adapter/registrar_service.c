@@ -10,9 +10,9 @@
 struct caller {
 	struct cs_reg_service *service;
 	struct cs_grpc_call *call; /* NULL: it has gone */
-	enum { LIST, SYNC } what;
-	bool foreign, dry_run;
-	bool listed; /* SYNC: what is written from here on is told */
+	enum { LIST, PREVIEW, SYNC } what;
+	bool foreign; /* LIST */
+	bool listed;  /* SYNC: what is written from here on is told */
 	struct caller *prev, *next;
 };
 
@@ -21,7 +21,7 @@ struct cs_reg_service {
 	struct cs_grpc_service grpc;
 	struct caller *callers;
 	size_t n;
-	bool closing;
+	bool previewing, closing;
 };
 
 /* ---- callers ---- */
@@ -259,14 +259,52 @@ static void diff(struct cs_grpc_call *call, const ProtobufCMessage *in, void *da
 	forget(c);
 }
 
+/* ---- Sync, as a dry run: a list of its own, which changes nothing ---- */
+
+static void on_preview_page(void *data, void *const *items, size_t n)
+{
+	struct caller *c = data;
+	struct cs_reg_service *s = c->service;
+	for (size_t i = 0; i < n && c->call; i++)
+		cs_reg_plan_preview_add(s->options.plan, items[i], cs_loop_mono_ms(s->options.loop), on_change, c);
+}
+
+static void on_preview_listed(void *data, const struct cs_spire_failure *failure)
+{
+	struct caller *c = data;
+	c->service->previewing = false;
+	if (!failure && c->call)
+		cs_reg_plan_preview_end(c->service->options.plan, on_change, c);
+	on_listed(c, failure);
+}
+
+static void begin_preview(struct caller *c)
+{
+	struct cs_reg_service *s = c->service;
+	const struct cs_spire_list_events events = {.page = on_preview_page, .done = on_preview_listed, .data = c};
+	struct cs_error e;
+	c->what = PREVIEW;
+	if (s->previewing)
+		cs_error_reason(&e, -EBUSY, CS_R_TOO_MANY, "another dry run is under way");
+	else if (cs_spire_server_list(s->options.server, CS_SPIRE_ENTRIES, &events, &e) == 0) {
+		s->previewing = true;
+		cs_reg_plan_preview_begin(s->options.plan);
+		return;
+	}
+	end(c, CS_GRPC_UNAVAILABLE, &e);
+	forget(c);
+}
+
 static void sync_entries(struct cs_grpc_call *call, const ProtobufCMessage *in, void *data)
 {
 	struct cs_reg_service *s = data;
 	struct caller *c = may_ask(s, call) ? caller_new(s, call, SYNC) : NULL;
 	if (!c)
 		return;
-	c->dry_run = ((const Countersign__V1__SyncEntriesRequest *)in)->dry_run;
-	cs_reg_work_list(s->options.work);
+	if (((const Countersign__V1__SyncEntriesRequest *)in)->dry_run)
+		begin_preview(c);
+	else
+		cs_reg_work_list(s->options.work);
 }
 
 void cs_reg_service_listed(struct cs_reg_service *s, const struct cs_error *why)
@@ -281,12 +319,8 @@ void cs_reg_service_listed(struct cs_reg_service *s, const struct cs_error *why)
 		if (c->what != SYNC || c->listed)
 			continue;
 		c->listed = true;
-		if (!why && c->dry_run)
-			cs_reg_plan_each_change(s->options.plan, on_change, c);
 		if (why)
 			end(c, CS_GRPC_UNAVAILABLE, why);
-		else if (c->dry_run)
-			end(c, CS_GRPC_OK, NULL);
 		else if (cs_reg_work_is_held(s->options.work))
 			end(c, CS_GRPC_FAILED_PRECONDITION, &held);
 		else

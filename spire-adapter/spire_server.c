@@ -25,6 +25,7 @@ struct cs_spire_server {
 	struct cs_error own_why; /* ... or why not */
 	int64_t own_until_unix_s;
 	bool told_trouble; /* what on_state heard last */
+	struct cs_error told;
 	bool closing;
 };
 
@@ -50,9 +51,11 @@ static void call_free(struct call *call)
 
 static void tell(struct cs_spire_server *s, const struct cs_error *why)
 {
-	if (!s->on_state || (why && s->told_trouble))
+	if (!s->on_state || (why && s->told_trouble && strcmp(why->text, s->told.text) == 0))
 		return;
 	s->told_trouble = why != NULL;
+	if (why)
+		s->told = *why;
 	s->on_state(s->data, why);
 }
 
@@ -369,8 +372,11 @@ static void own_bad(void *data, const char *spiffe_id, const struct cs_error *wh
 static void own_end(void *data)
 {
 	struct cs_spire_server *s = data;
-	if (!s->own_seen)
-		cs_spire_server_tls_clear(s->tls, &s->own_why);
+	if (s->own_seen)
+		return;
+	cs_spire_server_tls_clear(s->tls, &s->own_why);
+	if (!cs_spire_server_is_ready(s)) /* so that this is what is said, and soon */
+		cs_grpc_channel_reset(s->channel);
 }
 
 /* What was issued stays until it expires. */

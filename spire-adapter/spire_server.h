@@ -35,7 +35,7 @@ struct cs_spire_server_options {
 	/* TCP only, else NULL: the agent's Workload API and the SPIFFE ID whose SVID it issues to this process. */
 	const char *agent_socket, *own_id;
 	int64_t call_ms; /* deadline of one call; 0: CS_SPIRE_CALL_MS */
-	/* May be NULL. why: it cannot be reached, or refuses us; said once. NULL: a connection is there, each time. */
+	/* May be NULL. why: it cannot be reached, or refuses us; at changes only. NULL: a connection is there, each time. */
 	void (*on_state)(void *data, const struct cs_error *why);
 	void *data;
 };

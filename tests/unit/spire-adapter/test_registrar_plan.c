@@ -340,6 +340,12 @@ static void have_no_hint(struct fixture *f)
 	free(e->hint);
 	e->hint = strdup("an admin wrote this");
 }
+static void have_no_hint_and_selector(struct fixture *f)
+{
+	have_no_hint(f);
+	free(f->spire[0]->selectors[0]->value);
+	f->spire[0]->selectors[0]->value = strdup("uid:4711");
+}
 static void have_admin(struct fixture *f)
 {
 	ours(f, 300, "n1")->admin = true;
@@ -371,6 +377,8 @@ static void have_nonsense(struct fixture *f)
 	e->hint = strdup("");
 	free(e->selectors[0]->value);
 	e->selectors[0]->value = strdup("what:ever");
+	free(e->spiffe_id->path);
+	e->spiffe_id->path = strdup("/what/ever");
 }
 
 static void test_what_is_and_what_should_be(void **state)
@@ -386,6 +394,7 @@ static void test_what_is_and_what_should_be(void **state)
 		{have_other_spiffe_id, 0, 1, 0, 1},
 		{have_other_parent, 0, 1, 0, 1},
 		{have_no_hint, 0, 1, 0, 1},
+		{have_no_hint_and_selector, 0, 1, 0, 1},
 		{have_admin, 0, 1, 0, 1},
 		{have_it_twice, 0, 0, 1, 1},
 		{have_gone_node, 0, 0, 1, 1},
@@ -938,6 +947,41 @@ static void test_what_is_shown(void **state)
 	assert_string_equal(text, "");
 }
 
+/* A dry run: as a list, and nothing follows. */
+static void test_preview(void **state)
+{
+	struct fixture *f = *state;
+	char text[400] = "";
+	usual(f);
+	number(f, 301);
+	place(f, 301, "n2", false);
+	list(f);
+	settle(f);
+	assert_writes(f, 2, 0, 0);
+	drop(f, find(f, f->spire[1]->id)); /* what others do meanwhile */
+	f->spire[0]->x509_svid_ttl = 5;
+	ours(f, 300, "n1");
+	ours(f, 300, "n2");
+	ours(f, 300, "n9");
+	have_nonsense(f);
+	foreign(f, 999);
+	for (int i = 0; i < 2; i++) {
+		*text = '\0';
+		cs_reg_plan_preview_begin(f->plan);
+		for (size_t j = 0; j < f->nspire; j++)
+			cs_reg_plan_preview_add(f->plan, f->spire[j], f->now_ms, on_change, text);
+		cs_reg_plan_preview_end(f->plan, on_change, text);
+		assert_non_null(strstr(text, "300@n1 8 there;"));   /* UPDATE of the TTL */
+		assert_non_null(strstr(text, "2 300@n1 0 there;")); /* one too many */
+		assert_non_null(strstr(text, "300@n2 0 there;"));
+		assert_non_null(strstr(text, "2 0@ 0 there;"));
+		assert_non_null(strstr(text, "0 301@n2 0 new;"));
+		assert_null(strstr(text, "999"));
+	}
+	settle(f);
+	assert_writes(f, 0, 0, 0);
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 int main(void)
@@ -966,6 +1010,7 @@ int main(void)
 		TEST(test_parents_by_agent),
 		TEST(test_too_many_slots),
 		TEST(test_what_is_shown),
+		TEST(test_preview),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
