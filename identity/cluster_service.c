@@ -122,6 +122,7 @@ static void fill_reply(const struct cs_claim *claim, uint64_t revision, Counters
 	countersign__v1__reason__init(reason);
 	ret->identity = claim->identity;
 	ret->revision = revision;
+	ret->retry_after_ms = (uint32_t)claim->retry_after_ms;
 	if (claim->result == 0)
 		return;
 	reason->name = (char *)cs_reason_name(claim->error.reason);
@@ -276,6 +277,7 @@ static int read_claim(const Countersign__V1__ClaimRequest *in, struct cs_claim *
 	if (r == 0)
 		r = cs_labels_check_claim(&claim->labels, e);
 	claim->id = cs_xstrdup(in->id);
+	claim->prepare = in->prepare;
 	return r;
 }
 

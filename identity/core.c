@@ -93,6 +93,7 @@ struct work {
 	struct cs_ask *ask;     /* NULL: our own */
 	struct cs_claim *claim; /* CLAIM */
 	char *labels;
+	char *next; /* name of a claim that only places an identity */
 	char **keep;
 };
 struct works {
@@ -118,6 +119,7 @@ static void works_fini(struct works *works)
 	for (size_t i = 0; i < works->n; i++) {
 		cs_store_op_fini(&works->items[i]->op);
 		free(works->items[i]->labels);
+		free(works->items[i]->next);
 		free(works->items[i]->keep);
 		free(works->items[i]);
 	}
@@ -129,6 +131,25 @@ static void add_release(struct works *works, struct cs_ask *ask, const char *nod
 	struct work *work = add_work(works, CS_STORE_RELEASE, ask);
 	work->op.claim.node = node;
 	work->op.claim.endpoint = endpoint;
+}
+
+static char *next_name(const char *endpoint)
+{
+	char *name = NULL;
+	return asprintf(&name, "%s" NEXT_SUFFIX, endpoint) < 0 ? cs_mem_check(NULL) : name;
+}
+
+/* The endpoint has moved, or will not: its next identity is no longer placed for its sake. */
+static void add_release_next(
+	struct cs_core *core, struct works *works, struct cs_ask *ask, const char *node, const char *endpoint)
+{
+	char *next = next_name(endpoint);
+	if (cs_core_claim(core, node, next)) {
+		add_release(works, ask, node, next);
+		works->items[works->n - 1]->next = next;
+	} else {
+		free(next);
+	}
 }
 
 /* The authority first: a refused claim is not stored, makes no identity and holds no address. */
@@ -151,6 +172,7 @@ static void add_claim(struct cs_core *core, struct works *works, struct cs_ask *
 		free(text);
 		if (cs_core_claim(core, ask->node, claim->id))
 			add_release(works, ask, ask->node, claim->id);
+		add_release_next(core, works, ask, ask->node, claim->id);
 		return;
 	}
 	struct work *work = add_work(works, CS_STORE_CLAIM, ask);
@@ -159,9 +181,14 @@ static void add_claim(struct cs_core *core, struct works *works, struct cs_ask *
 	work->op.labels = text;
 	work->op.fixed = fixed;
 	work->op.claim.node = ask->node;
+	if (claim->prepare) {
+		work->op.claim.endpoint = work->next = next_name(claim->id);
+		return;
+	}
 	work->op.claim.endpoint = claim->id;
 	memcpy(work->op.claim.addrs, claim->addrs, sizeof(claim->addrs));
 	work->op.claim.naddrs = claim->naddrs;
+	add_release_next(core, works, ask, ask->node, claim->id); /* after it: the placement lasts */
 }
 
 static void add_hello(struct cs_core *core, struct works *works, struct cs_ask *ask)
@@ -193,12 +220,16 @@ static void add_reconcile(struct cs_core *core, struct works *works, struct cs_a
 {
 	struct work *keep = add_work(works, CS_STORE_KEEP, ask);
 	keep->op.claim.node = ask->node;
-	keep->keep = cs_xcalloc(ask->nclaims, sizeof(char *));
+	keep->keep = cs_xcalloc(2 * ask->nclaims, sizeof(char *));
 	for (size_t i = 0; i < ask->nclaims; i++) {
+		struct cs_claim *claim = &ask->claims[i];
 		/* One whose addresses change lets the old ones go now: two endpoints may have swapped theirs. */
-		if (same_addresses(core, ask->node, &ask->claims[i]))
-			keep->keep[keep->op.nkeep++] = ask->claims[i].id;
-		add_claim(core, works, ask, &ask->claims[i]);
+		if (claim->prepare || same_addresses(core, ask->node, claim))
+			keep->keep[keep->op.nkeep++] = claim->id;
+		add_claim(core, works, ask, claim);
+		struct work *added = works->items[works->n - 1];
+		if (claim->prepare && added->claim == claim)
+			keep->keep[keep->op.nkeep++] = added->next;
 	}
 	keep->op.keep = (const char *const *)keep->keep;
 }
@@ -230,6 +261,7 @@ static void add_ask(struct cs_core *core, struct works *works, struct cs_ask *as
 		break;
 	case CS_ASK_RELEASE:
 		add_release(works, ask, ask->node, ask->claims[0].id);
+		add_release_next(core, works, ask, ask->node, ask->claims[0].id);
 		break;
 	case CS_ASK_RECONCILE:
 		add_reconcile(core, works, ask);
@@ -250,6 +282,7 @@ static void answer_claim(struct cs_core *core, struct work *work, struct cs_chan
 	claim->result = op->result;
 	if (op->result < 0) {
 		claim->error = op->error;
+		claim->retry_after_ms = op->retry_after_ms;
 		return;
 	}
 	claim->identity = op->identity;

@@ -60,10 +60,12 @@ struct cs_claim {
 	struct cs_labels labels;
 	struct cs_ip addrs[2 * CS_FAMILY_ADDRS_MAX];
 	size_t naddrs;
+	bool prepare; /* only place the identity of these labels: the endpoint moves to it later */
 	/* The answer. */
 	int result; /* < 0: refused, why is in error */
 	struct cs_error error;
-	uint32_t identity; /* 0: none */
+	uint32_t identity;      /* 0: none */
+	int64_t retry_after_ms; /* refused for so long; 0: not known */
 };
 void cs_claim_fini(struct cs_claim *claim);
 

@@ -96,6 +96,12 @@ static void unplace(struct cs_core *core, uint32_t identity, const char *node, s
 		cs_core_local_free(core, local, changes);
 }
 
+bool cs_core_claim_is_next(const char *endpoint)
+{
+	size_t n = strlen(endpoint), suffix = strlen(NEXT_SUFFIX);
+	return n > suffix && strcmp(endpoint + n - suffix, NEXT_SUFFIX) == 0;
+}
+
 void cs_core_learn_claim(struct cs_core *core, const struct cs_store_claim *claim, struct cs_changes *changes)
 {
 	struct known_claim *known = cs_core_claim(core, claim->node, claim->endpoint);
@@ -115,7 +121,8 @@ void cs_core_learn_claim(struct cs_core *core, const struct cs_store_claim *clai
 		if (before != 0)
 			unplace(core, before, claim->node, changes);
 	}
-	cs_changes_add_take(changes, cs_core_endpoint_record(known, false));
+	if (!cs_core_claim_is_next(known->endpoint))
+		cs_changes_add_take(changes, cs_core_endpoint_record(known, false));
 }
 
 void cs_core_forget_claim(struct cs_core *core, const char *node, const char *endpoint, struct cs_changes *changes)
@@ -123,7 +130,8 @@ void cs_core_forget_claim(struct cs_core *core, const char *node, const char *en
 	struct known_claim *known = cs_core_claim(core, node, endpoint);
 	if (!known)
 		return;
-	cs_changes_add_take(changes, cs_core_endpoint_record(known, true));
+	if (!cs_core_claim_is_next(known->endpoint))
+		cs_changes_add_take(changes, cs_core_endpoint_record(known, true));
 	unplace(core, known->identity, known->node, changes);
 	HASH_DEL(core->claims, known);
 	free(known->key);

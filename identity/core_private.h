@@ -26,6 +26,9 @@ struct known_claim {
 	size_t naddrs;
 	UT_hash_handle hh;
 };
+/* The claim that places the identity to which an endpoint is about to move is a claim like any other, without addresses,
+ * under a name that no endpoint can have (cs_endpoint_id_check): it holds the placement, and is no endpoint. */
+#define NEXT_SUFFIX " next"
 
 struct known_node {
 	char *name;
@@ -91,6 +94,7 @@ void cs_changes_add_take(struct cs_changes *changes, cs_record *record);
 struct known_identity *cs_core_learn_identity(struct cs_core *core, const struct cs_store_identity *identity);
 struct known_identity *cs_core_identity(struct cs_core *core, uint32_t id);
 struct known_claim *cs_core_claim(struct cs_core *core, const char *node, const char *endpoint);
+bool cs_core_claim_is_next(const char *endpoint);
 void cs_core_learn_claim(struct cs_core *core, const struct cs_store_claim *claim, struct cs_changes *changes);
 void cs_core_forget_claim(struct cs_core *core, const char *node, const char *endpoint, struct cs_changes *changes);
 void cs_core_learn_node(struct cs_core *core, const struct cs_store_node *node, struct cs_changes *changes);

@@ -233,7 +233,7 @@ Countersign__V1__EndpointStatus *cs_endpoint_status(const struct cs_node_endpoin
 	}
 	m.spec = cs_endpoint_spec_message(&ep->spec);
 	m.node = (char *)node;
-	m.identity = ep->identity;
+	m.identity = ep->move.from ? ep->move.from : ep->identity;
 	m.spiffe_id = ep->spiffe_id ? ep->spiffe_id : (char *)"";
 	m.incarnation = ep->incarnation;
 	fill_labels(&ep->identity_labels, labels, label_refs);

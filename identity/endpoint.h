@@ -35,6 +35,15 @@ enum cs_claim_state {
 	CS_CLAIM_REFUSED, /* tried again after retry_after_ms */
 };
 
+/* Other labels are another identity. The endpoint keeps the one that it has until the new one can authenticate here. */
+struct cs_move {
+	uint32_t from;         /* what it is to everybody meanwhile; 0: it does not move */
+	uint64_t incarnation;  /* under which authd knows that */
+	uint32_t to;           /* 0: not known yet */
+	bool preparing;        /* `to` is to be placed first, for its SVID; else the claim moves it */
+	int64_t until_mono_ms; /* it moves then all the same; 0: not known yet */
+};
+
 struct cs_node_endpoint {
 	struct cs_endpoint_spec spec;
 	uint64_t incarnation;
@@ -44,6 +53,7 @@ struct cs_node_endpoint {
 	char *spiffe_id;   /* NULL: not known */
 	struct cs_labels identity_labels; /* of it: what the cluster role's filter took */
 	uint64_t identity_incarnation;    /* whose these two are */
+	struct cs_move move;
 	struct cs_condition conditions[CS_STEPS];
 	enum cs_claim_state claim;
 	uint32_t caught_up;      /* the identity whose reports it has */
@@ -52,6 +62,7 @@ struct cs_node_endpoint {
 	bool asking_published;
 	enum cs_reason refused; /* CLAIM_REFUSED */
 	char refused_text[256];
+	int64_t refused_until_mono_ms; /* not before; in the past: not known */
 	int64_t retry_after_ms;
 	UT_hash_handle hh; /* by spec.id */
 };

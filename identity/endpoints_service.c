@@ -17,6 +17,7 @@ struct waiter {
 	Countersign__V1__Step steps[CS_STEPS];
 	size_t nsteps;
 	bool on_disk; /* watches the conditions from here on */
+	int64_t until_mono_ms;
 	struct cs_timer timer;
 	bool listed;
 	struct waiter *prev, *next;
@@ -91,9 +92,20 @@ static void reply_status(struct cs_grpc_call *call, const struct cs_node_endpoin
 	countersign__v1__endpoint_status__free_unpacked(status, NULL);
 }
 
+/* It cannot be met in the time that the caller has: he may want another address instead. */
+static bool quarantined_beyond(const struct waiter *w, const struct cs_node_endpoint *ep)
+{
+	return ep->claim == CS_CLAIM_REFUSED && ep->refused == CS_R_ADDRESS_IN_QUARANTINE &&
+	       ep->refused_until_mono_ms > w->until_mono_ms;
+}
+
 static void look(struct waiter *w, const struct cs_node_endpoint *ep)
 {
-	if (cs_endpoint_unmet(ep, w->steps, w->nsteps) == 0)
+	if (cs_endpoint_unmet(ep, w->steps, w->nsteps) != 0 && quarantined_beyond(w, ep))
+		cs_grpc_finish_reason(waiter_take_call(w), CS_GRPC_FAILED_PRECONDITION, CS_R_ADDRESS_IN_QUARANTINE,
+			"%s, which is longer than this call waits; the endpoint stays registered, and closed",
+			ep->refused_text);
+	else if (cs_endpoint_unmet(ep, w->steps, w->nsteps) == 0)
 		reply_status(waiter_take_call(w), ep, cs_node_name(w->service->node));
 }
 
@@ -224,6 +236,7 @@ static void register_endpoint(struct cs_grpc_call *call, const ProtobufCMessage 
 		refuse(waiter_take_call(w), &e);
 		return;
 	}
+	w->until_mono_ms = cs_loop_mono_ms(s->loop) + wait_ms(s, call);
 	cs_timer_start(&w->timer, wait_ms(s, call), 0);
 	if (same)
 		on_written(w, NULL);

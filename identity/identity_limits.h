@@ -35,6 +35,7 @@
 #define CS_FOLLOWER_STALL_MS     60000 /* a follower that takes nothing for so long is cut off */
 #define CS_NODE_HEARTBEAT_MS     5000
 #define CS_CLAIM_RETRY_MIN_MS    1000
+#define CS_MOVE_WAIT_MS          10000 /* for the SVID of an endpoint's next identity */
 #define CS_CLAIM_RETRY_MAX_MS    15000
 
 #define CS_LEADER_NAME_MAX 253

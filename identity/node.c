@@ -59,7 +59,8 @@ void cs_node_publish(struct cs_node *node)
 		cs_dir_publish(node->dir, cs_dir_revision(node->dir) + 1, false);
 }
 
-static void put_endpoint_record(struct cs_node *node, const struct cs_node_endpoint *ep, uint32_t identity)
+static void put_endpoint_record(
+	struct cs_node *node, const struct cs_node_endpoint *ep, uint32_t identity, uint64_t incarnation)
 {
 	cs_record r = COUNTERSIGN__V1__RECORD__INIT;
 	Countersign__V1__Endpoint m = COUNTERSIGN__V1__ENDPOINT__INIT;
@@ -73,7 +74,8 @@ static void put_endpoint_record(struct cs_node *node, const struct cs_node_endpo
 	local.ifindex = ep->ifindex;
 	local.dhcp = ep->spec.dhcp;
 	local.audit = ep->spec.audit;
-	local.incarnation = ep->incarnation;
+	local.incarnation = incarnation;
+	local.next_identity = ep->move.to;
 	m.node = (char *)node->options.name;
 	m.id = ep->spec.id;
 	m.identity = identity;
@@ -111,6 +113,9 @@ static void why_not(
 	if (ep->claim == CS_CLAIM_REFUSED) {
 		*reason = ep->refused;
 		*detail = ep->refused_text;
+	} else if (ep->move.from && ep->move.to) {
+		*reason = CS_R_NO_LOCAL_SVID;
+		*detail = "it keeps its identity until the one of its new labels can authenticate";
 	} else if (node->outage) {
 		*detail = node->outage_text;
 	} else {
@@ -136,13 +141,15 @@ static bool catch_up(struct cs_node *node, struct cs_node_endpoint *ep)
 	return changed;
 }
 
-/* Without this a restart would take every endpoint's identity away until its claim is answered, and close it. */
+/* The directory may tell before the claim is answered. Without this a restart would take every endpoint's identity away
+ * until then, and close it, and so would a move. */
 static void recognise(const struct cs_node *node, struct cs_node_endpoint *ep)
 {
 	const Countersign__V1__Identity *identity = ep->heard ? cs_dir_identity(node->dir, ep->heard) : NULL;
 	struct cs_labels labels;
 	struct cs_error e;
-	if (ep->identity || !identity || (ep->claim != CS_CLAIM_DUE && ep->claim != CS_CLAIM_SENT))
+	if (ep->identity || !identity || (ep->move.from && (ep->move.preparing || ep->heard == ep->move.from)) ||
+		(ep->claim != CS_CLAIM_DUE && ep->claim != CS_CLAIM_SENT))
 		return;
 	if (cs_labels_from_proto(identity->labels, identity->n_labels, &labels, &e) < 0)
 		return;
@@ -178,8 +185,10 @@ void cs_node_refresh(struct cs_node *node, struct cs_node_endpoint *ep)
 	int64_t now = cs_node_unix_ms(node);
 	enum cs_reason reason;
 	const char *detail;
+	if (placement)
+		ep->move = (struct cs_move){0}; /* it has arrived */
 	why_not(node, ep, &reason, &detail);
-	note_identity(ep, identity);
+	note_identity(ep, ep->move.from ? cs_dir_identity(node->dir, ep->move.from) : identity);
 	bool changed = cs_endpoint_set(ep, COUNTERSIGN__V1__STEP__STEP_IDENTIFIED, identity != NULL,
 		identity ? CS_R_NONE : reason, identity ? NULL : detail, now);
 	char said[64] = "";
@@ -191,7 +200,11 @@ void cs_node_refresh(struct cs_node *node, struct cs_node_endpoint *ep)
 	if (!placement && ep->conditions[COUNTERSIGN__V1__STEP__STEP_ENFORCED].met)
 		changed |= cs_endpoint_set(ep, COUNTERSIGN__V1__STEP__STEP_ENFORCED, false, reason, detail, now);
 	changed |= catch_up(node, ep);
-	put_endpoint_record(node, ep, placement ? ep->identity : 0);
+	/* While it moves it is what it was, as long as that may be here. */
+	if (ep->move.from && cs_dir_placement(node->dir, ep->move.from, node->options.name))
+		put_endpoint_record(node, ep, ep->move.from, ep->move.incarnation);
+	else
+		put_endpoint_record(node, ep, placement ? ep->identity : 0, ep->incarnation);
 	if (changed)
 		cs_node_changed(node, ep, false);
 }
@@ -206,6 +219,7 @@ void cs_node_check_link(struct cs_node *node, struct cs_node_endpoint *ep)
 	if (ifindex == ep->ifindex && (ifindex != 0 || ep->incarnation != 0))
 		return;
 	ep->ifindex = ifindex;
+	ep->move = (struct cs_move){0};
 	cs_endpoint_reset(ep, cs_node_random(), cs_node_unix_ms(node));
 	if (r < 0) {
 		cs_endpoint_set(
@@ -432,8 +446,10 @@ void cs_node_report(struct cs_node *node, const char *endpoint, uint32_t identit
 	Countersign__V1__Step step, bool met, enum cs_reason reason, const char *detail)
 {
 	struct cs_node_endpoint *ep, *tmp;
-	if (!endpoint[0])
+	if (!endpoint[0]) {
 		remember(node, identity, step, met, reason, detail);
+		cs_node_moves_look(node);
+	}
 	HASH_ITER (hh, node->endpoints, ep, tmp) {
 		if (endpoint[0] ? strcmp(ep->spec.id, endpoint) != 0 || ep->incarnation != incarnation
 				: ep->identity != identity)
@@ -471,6 +487,8 @@ int cs_node_new(const struct cs_node_options *options, struct cs_node **ret, str
 		return r;
 	}
 	cs_node_claims_init(node);
+	cs_node_moves_init(node);
+	node->open_timers = 2;
 	*ret = node;
 	return 0;
 }
@@ -482,7 +500,7 @@ void cs_node_set_link(struct cs_node *node, struct cs_link *link)
 
 void cs_node_maybe_closed(struct cs_node *node)
 {
-	if (!node->closing || !node->timer_closed || node->nrunning > 0 || !node->closed)
+	if (!node->closing || node->open_timers > 0 || node->nrunning > 0 || !node->closed)
 		return;
 	void (*closed)(void *) = node->closed;
 	node->closed = NULL;
@@ -492,7 +510,7 @@ void cs_node_maybe_closed(struct cs_node *node)
 static void timer_closed(struct cs_timer *timer)
 {
 	struct cs_node *node = timer->data;
-	node->timer_closed = true;
+	node->open_timers--;
 	cs_node_maybe_closed(node);
 }
 
@@ -505,6 +523,7 @@ void cs_node_close(struct cs_node *node, void (*closed)(void *), void *data)
 	cs_links_close(node->links);
 	node->links = NULL;
 	cs_timer_close(&node->retry, timer_closed);
+	cs_timer_close(&node->moves, timer_closed);
 }
 
 void cs_node_free(struct cs_node *node)

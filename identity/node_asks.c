@@ -12,6 +12,7 @@ struct pending {
 static void read_reply(struct cs_claim *claim, const Countersign__V1__ClaimReply *reply)
 {
 	claim->identity = reply->identity;
+	claim->retry_after_ms = reply->retry_after_ms;
 	claim->result = 0;
 	if (!reply->refused || !reply->refused->name[0])
 		return;
@@ -54,6 +55,7 @@ static void fill_claim(const struct cs_claim *claim, Countersign__V1__ClaimReque
 {
 	countersign__v1__claim_request__init(ret);
 	ret->id = claim->id;
+	ret->prepare = claim->prepare;
 	ret->labels = cs_xcalloc(claim->labels.n, sizeof(*ret->labels));
 	ret->n_labels = claim->labels.n;
 	for (size_t i = 0; i < claim->labels.n; i++) {

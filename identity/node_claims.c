@@ -38,6 +38,7 @@ static void fill_claim(struct cs_claim *claim, const struct cs_node_endpoint *ep
 		abort(); /* out of memory */
 	memcpy(claim->addrs, ep->spec.addrs, sizeof(claim->addrs));
 	claim->naddrs = ep->spec.naddrs;
+	claim->prepare = ep->move.preparing;
 }
 
 static void refused(struct cs_node *node, struct cs_node_endpoint *ep, const struct cs_claim *claim)
@@ -52,8 +53,11 @@ static void refused(struct cs_node *node, struct cs_node_endpoint *ep, const str
 	ep->retry_after_ms = ep->retry_after_ms == 0 ? CS_CLAIM_RETRY_MIN_MS : ep->retry_after_ms * 2;
 	if (ep->retry_after_ms > CS_CLAIM_RETRY_MAX_MS)
 		ep->retry_after_ms = CS_CLAIM_RETRY_MAX_MS;
+	ep->refused_until_mono_ms = cs_loop_mono_ms(node->options.loop) + claim->retry_after_ms;
 	node->reconcile_due = true;
-	arm_retry(node, ep->retry_after_ms);
+	/* A quarantine says when it is over; nothing is to be had before, and the caller need not wait for longer. */
+	bool soon = claim->retry_after_ms > 0 && claim->retry_after_ms < ep->retry_after_ms;
+	arm_retry(node, soon ? claim->retry_after_ms : ep->retry_after_ms);
 }
 
 static void answered(struct cs_node *node, struct cs_ask *ask, const struct asked *asked)
@@ -67,8 +71,15 @@ static void answered(struct cs_node *node, struct cs_ask *ask, const struct aske
 			ep->claim = CS_CLAIM_DUE;
 			continue;
 		}
+		if (claim->prepare && claim->result == 0) {
+			if (ep->move.preparing)
+				cs_node_move_prepared(node, ep, claim->identity);
+			cs_node_refresh(node, ep);
+			continue;
+		}
 		ep->identity = claim->identity;
 		if (claim->result < 0) {
+			ep->move = (struct cs_move){0};
 			refused(node, ep, claim);
 		} else {
 			ep->claim = CS_CLAIM_TAKEN;
@@ -94,6 +105,7 @@ static void on_answer(struct cs_ask *ask, void *data)
 		node->reconciling = false;
 	if (!node->closing) {
 		answered(node, ask, asked);
+		cs_node_moves_look(node);
 		cs_node_publish(node);
 	}
 	asked_free(asked);

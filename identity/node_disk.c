@@ -14,19 +14,20 @@ static void install(struct cs_node *node, struct disk_op *op)
 	struct cs_node_endpoint *old = cs_node_endpoint(node, op->spec.id);
 	if (old && cs_endpoint_spec_equal(&old->spec, &op->spec))
 		return; /* two calls with the same */
+	struct cs_node_endpoint *ep = cs_endpoint_new_take(&op->spec, cs_node_random(), cs_node_unix_ms(node));
+	ep->ifindex = op->ifindex;
 	if (old) {
+		cs_node_move_begin(ep, old);
 		HASH_DEL(node->endpoints, old);
 		cs_node_changed(node, old, true);
 		cs_endpoint_free(old);
 	}
-	struct cs_node_endpoint *ep = cs_endpoint_new_take(&op->spec, cs_node_random(), cs_node_unix_ms(node));
-	ep->ifindex = op->ifindex;
 	HASH_ADD_KEYPTR(hh, node->endpoints, ep->spec.id, strlen(ep->spec.id), ep);
 	cs_node_check_link(node, ep);
 	cs_metric_add(node->registered, 1, "registered");
 	cs_info("endpoint registered", cs_str("endpoint", ep->spec.id), cs_str("interface", ep->spec.interface),
 		cs_str("labels", ep->spec.labels_text));
-	cs_node_refresh(node, ep); /* closed from here on */
+	cs_node_refresh(node, ep); /* closed from here on, unless it moves */
 	cs_node_claim(node, ep);
 }
 

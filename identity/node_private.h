@@ -45,11 +45,12 @@ struct cs_node {
 	cs_record **incoming;     /* of a batch that is not complete */
 	size_t nincoming, capincoming;
 	/* claims */
-	struct cs_timer retry;
+	struct cs_timer retry, moves;
 	bool reconcile_due, reconciling, outage;
 	char outage_text[256];
 	/* end */
-	bool closing, timer_closed;
+	bool closing;
+	int open_timers;
 	void (*closed)(void *data);
 	void *closed_data;
 	size_t asking_published;
@@ -76,6 +77,15 @@ void cs_node_reconcile_later(struct cs_node *node, int64_t after_ms);
 
 /* node_published.c */
 void cs_node_maybe_published(struct cs_node *node, struct cs_node_endpoint *ep);
+
+/* node_move.c */
+void cs_node_moves_init(struct cs_node *node);
+/* `fresh` takes the place of `old`, with other labels on the same interface and addresses: keep what it was for now. */
+void cs_node_move_begin(struct cs_node_endpoint *fresh, const struct cs_node_endpoint *old);
+/* The identity `to` is placed here. */
+void cs_node_move_prepared(struct cs_node *node, struct cs_node_endpoint *ep, uint32_t to);
+/* Those that can move now. */
+void cs_node_moves_look(struct cs_node *node);
 
 /* node_disk.c */
 CS_MUST_USE int cs_node_load(struct cs_node *node, struct cs_error *e);

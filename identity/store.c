@@ -264,6 +264,7 @@ static void forget_answer(struct cs_store_op *op)
 	op->error = (struct cs_error){0};
 	op->changed = op->created = false;
 	op->identity = 0;
+	op->retry_after_ms = 0;
 	op->incarnation = 0;
 	op->created_unix_ms = 0;
 	op->gc.marked = op->gc.deleted = 0;

@@ -119,7 +119,8 @@ struct cs_store_op {
 	int result;
 	struct cs_error error;
 	bool changed;
-	uint32_t identity; /* CLAIM */
+	int64_t retry_after_ms; /* CLAIM: what is left of the quarantine that refused it */
+	uint32_t identity;      /* CLAIM */
 	uint64_t incarnation;
 	int64_t created_unix_ms;
 	bool created;    /* ... just now */

@@ -135,6 +135,8 @@ static void check_quarantine(struct cs_store *s, struct cs_store_op *op)
 		bool same = (identity && identity->id == was->identity) ||
 			    (strcmp(was->node, claim->node) == 0 && strcmp(was->endpoint, claim->endpoint) == 0);
 		char text[CS_IP_TEXT];
+		if (left_ms > 0 && !same && op->retry_after_ms < left_ms)
+			op->retry_after_ms = left_ms;
 		if (left_ms > 0 && !same)
 			cs_store_refuse(op, -EBUSY, CS_R_ADDRESS_IN_QUARANTINE,
 				"%s was identity %u's until a moment ago; it can be another's in %lld s "

@@ -17,7 +17,7 @@ struct known {
 };
 struct endpoint {
 	char *key;
-	uint32_t identity;
+	uint32_t identity, next; /* next: what it is about to be; 0: nothing else */
 	UT_hash_handle hh;
 };
 struct view {
@@ -163,10 +163,12 @@ static int on_identity(
 	return r;
 }
 
-static int put_endpoint(struct view *view, const char *key, uint32_t identity, struct endpoint *ep, struct cs_error *e)
+static int put_endpoint(
+	struct view *view, const char *key, uint32_t identity, uint32_t next, struct endpoint *ep, struct cs_error *e)
 {
 	if (ep) {
 		ep->identity = identity;
+		ep->next = next;
 		return 0;
 	}
 	if (HASH_COUNT(view->endpoints) >= CS_LOCAL_ENDPOINTS_MAX)
@@ -179,7 +181,7 @@ static int put_endpoint(struct view *view, const char *key, uint32_t identity, s
 		free(copy);
 		return out_of_memory(e);
 	}
-	*ep = (struct endpoint){.key = copy, .identity = identity};
+	*ep = (struct endpoint){.key = copy, .identity = identity, .next = next};
 	HASH_ADD_KEYPTR(hh, view->endpoints, ep->key, strlen(ep->key), ep);
 	return 0;
 }
@@ -202,15 +204,20 @@ static int on_endpoint(
 			strlen(in->node) + strlen(in->id));
 	HASH_FIND_STR(view->endpoints, key, ep);
 	bool current = view == &l->current;
-	if (ep && current)
+	if (ep && current) {
 		unuse(l, ep->identity);
+		unuse(l, ep->next);
+	}
 	if (record->deleted || !in->local) { /* gone, or another node's */
 		if (ep)
 			delete_endpoint(view, ep);
 		return 0;
 	}
-	int r = put_endpoint(view, key, in->identity, ep, e);
-	return r == 0 && current ? use(l, in->identity, e) : r;
+	uint32_t next = in->local->next_identity;
+	int r = put_endpoint(view, key, in->identity, next, ep, e);
+	if (r == 0 && current)
+		r = use(l, in->identity, e);
+	return r == 0 && current ? use(l, next, e) : r;
 }
 
 static int on_record(
@@ -295,6 +302,8 @@ static int swap(struct cs_local_identities *l, struct cs_error *e)
 	l->gathering = false;
 	HASH_ITER (hh, l->current.endpoints, ep, nextep) {
 		int r = use(l, ep->identity, e);
+		if (r == 0)
+			r = use(l, ep->next, e);
 		if (r < 0)
 			return r;
 	}

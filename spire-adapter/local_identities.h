@@ -17,7 +17,8 @@
 struct cs_local_identities;
 
 struct cs_local_events {
-	/* An endpoint of it is here, and its SPIFFE ID is known: the first one, or the ID is another now. */
+	/* An endpoint of it is here, or is about to be of it, and its SPIFFE ID is known: the first one, or the ID is
+	 * another now. */
 	void (*added)(void *data, uint32_t identity, const char *spiffe_id);
 	/* It has one more endpoint, or one that changed: whoever reports about it does so again. */
 	void (*touched)(void *data, uint32_t identity);

@@ -206,6 +206,30 @@ static void an_endpoint_may_change_its_identity(void **state)
 	send_as(f, true, false, "-70002;");
 }
 
+/* Its labels changed: it is 70001 until 70002 has its SVID, which therefore is fetched now. */
+static void what_an_endpoint_is_about_to_be(void **state)
+{
+	struct fixture *f = *state;
+	Countersign__V1__LocalEndpoint moving = COUNTERSIGN__V1__LOCAL_ENDPOINT__INIT;
+	identity(f, 70001, "spiffe://x/a");
+	identity(f, 70002, "spiffe://x/b");
+	identity(f, 70003, "spiffe://x/c");
+	endpoint(f, "a", 70001, HERE);
+	send_as(f, true, true, "+70001 spiffe://x/a;synced;");
+	moving.next_identity = 70002;
+	endpoint(f, "a", 70001, HERE);
+	f->bodies[0].endpoint.local = &moving;
+	send_as(f, true, false, "~70001;+70002 spiffe://x/b;");
+	moving.next_identity = 70003; /* changed its mind */
+	endpoint(f, "a", 70001, HERE);
+	f->bodies[0].endpoint.local = &moving;
+	send_as(f, true, false, "-70002;~70001;+70003 spiffe://x/c;");
+	endpoint(f, "a", 70003, HERE); /* it has moved */
+	send_as(f, true, false, "-70001;~70003;");
+	endpoint(f, "a", 0, GONE);
+	send_as(f, true, false, "-70003;");
+}
+
 static void another_spiffe_id_is_another_identity(void **state)
 {
 	struct fixture *f = *state;
@@ -280,6 +304,7 @@ int main(void)
 		T(withdrawn_with_the_last_endpoint),
 		T(one_revision_is_applied_whole),
 		T(an_endpoint_may_change_its_identity),
+		T(what_an_endpoint_is_about_to_be),
 		T(another_spiffe_id_is_another_identity),
 		T(a_full_state_replaces_at_synced),
 		T(endpoints_are_bounded),
