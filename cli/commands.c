@@ -13,6 +13,8 @@ const struct cs_command *const cs_commands[] = {
 	&cs_cmd_revocation_add,
 	&cs_cmd_revocation_list,
 	&cs_cmd_revocation_remove,
+	&cs_cmd_store_copy,
+	&cs_cmd_store_new_epoch,
 	&cs_cmd_svid_list,
 	&cs_cmd_svid_inspect,
 	&cs_cmd_bundle_list,

@@ -9,6 +9,7 @@ extern const struct cs_command cs_cmd_identity_list, cs_cmd_identity_lint, cs_cm
 	cs_cmd_policy_check;
 extern const struct cs_command cs_cmd_endpoint_list, cs_cmd_endpoint_register, cs_cmd_endpoint_unregister;
 extern const struct cs_command cs_cmd_revocation_add, cs_cmd_revocation_list, cs_cmd_revocation_remove;
+extern const struct cs_command cs_cmd_store_copy, cs_cmd_store_new_epoch;
 extern const struct cs_command cs_cmd_svid_list, cs_cmd_svid_inspect, cs_cmd_bundle_list, cs_cmd_bundle_show;
 extern const struct cs_command cs_cmd_bootstrap_spire;
 extern const struct cs_command cs_cmd_entry_list, cs_cmd_entry_diff, cs_cmd_entry_sync;

@@ -7,6 +7,7 @@
 #include "policy_check.h"
 #include "spiffe_id.h"
 #include "store.h"
+#include "store_commands.h"
 
 static const char *const roles[] = {"all", "node", NULL};
 static const char *const clusters[] = {"255", "511", NULL};
@@ -88,7 +89,7 @@ static const struct cs_setting settings[] = {
 };
 #undef C
 
-enum option { ROLE, CHECK_POLICY };
+enum option { ROLE, CHECK_POLICY, COPY_STORE, TO, NEW_EPOCH };
 
 static const struct cs_option options[] = {
 	[ROLE] = {.name = "role", .arg = "all|node", .help = "The same as --set role="},
@@ -98,6 +99,15 @@ static const struct cs_option options[] = {
 		.rest = true,
 		.help = "As the first argument: say what policies in files or directories would do, and end "
 			"(--check-policy --help)"},
+	[COPY_STORE] = {.name = "copy-store",
+		.arg = "STORE",
+		.mode = true,
+		.help = "Copy this store (sqlite, etcd, or the path of a SQLite file) to the one of --to, and end"},
+	[TO] = {.name = "to", .arg = "STORE", .help = "Where --copy-store copies to; it must be empty"},
+	[NEW_EPOCH] = {.name = "new-epoch",
+		.arg = "STORE",
+		.mode = true,
+		.help = "Give a store that was restored from a backup a new epoch, and end"},
 };
 
 int cs_identityd_addresses(
@@ -189,6 +199,14 @@ static int check(struct cs_daemon *d, struct cs_error *e)
 
 static int run_mode(struct cs_daemon *d)
 {
+	if (d->options[NEW_EPOCH])
+		return cs_store_command_new_epoch(d, d->options[NEW_EPOCH]);
+	if (d->options[COPY_STORE] && d->options[TO])
+		return cs_store_command_copy(d, d->options[COPY_STORE], d->options[TO]);
+	if (d->options[COPY_STORE]) {
+		fprintf(stderr, "%s: --copy-store needs --to\n", d->spec->program);
+		return CS_EXIT_USAGE;
+	}
 	fprintf(stderr, "%s: --check-policy is the first argument; what follows is its own\n", d->spec->program);
 	return CS_EXIT_USAGE;
 }

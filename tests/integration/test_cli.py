@@ -109,7 +109,8 @@ def usage(*args):
     return p.returncode, p.stdout, p.stderr
 
 
-COMMANDS = ["status", "identity list", "identity lint", "revocation add", "revocation list", "revocation remove", "endpoint list", "endpoint register", "endpoint unregister", "node list",
+COMMANDS = ["status", "identity list", "identity lint", "revocation add", "revocation list", "revocation remove", "store copy",
+            "store new-epoch", "endpoint list", "endpoint register", "endpoint unregister", "node list",
             "policy list", "policy check", "svid list", "svid inspect", "bundle list", "bundle show", "auth list", "auth explain", "auth flush", "bootstrap spire",
             "exporter"]
 
