@@ -8,7 +8,7 @@ build="gcc clang llvm cmake ninja-build pkg-config bpftool protobuf-c-compiler p
 	libsqlite3-dev uthash-dev libbpf-dev libmicrohttpd-dev libmimalloc-dev libcap-dev libseccomp-dev libelf-dev linux-libc-dev
 	iproute2 openssl python3 procps git ca-certificates"
 test="$build clang-format libclang-rt-dev libcmocka-dev python3 python3-pytest python3-grpcio python3-grpc-tools
-	python3-protobuf python3-hpack python3-prometheus-client python3-cryptography python3-scapy python3-yaml groff-base nftables tcpdump ethtool procps man-db etcd-server"
+	python3-protobuf python3-hpack python3-prometheus-client python3-cryptography python3-scapy python3-yaml groff-base nftables tcpdump ethtool procps man-db etcd-server iputils-ping"
 
 case "${1:-}" in
 build) wanted=$build ;;

@@ -13,7 +13,7 @@
 #include "settings.h"
 #include "spiffe_id.h"
 
-#define SERVER_SOCKET "/tmp/spire-server/private/api.sock" /* SPIRE's own default */
+#define SERVER_SOCKET "/run/spire/server/private/api.sock" /* as the registrar's spire.server */
 #define BATCH         500
 #define TTL_MAX_MS    (30 * INT64_C(86400000))
 
