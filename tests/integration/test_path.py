@@ -1,4 +1,6 @@
 """One packet, two nodes, every daemon real: namespaces as hosts, real BPF, real handshakes."""
+import concurrent.futures
+import threading
 
 import pytest
 
@@ -151,6 +153,29 @@ def test_its_address_under_another_identity(c):
     with pytest.raises(LabError, match="address-in-quarantine"):
         guest.register()
     assert not guest.reaches(db, PORT)
+
+
+def test_a_workload_with_other_labels_goes_on(c):
+    """Another identity, make before break: its next SVID is there before it moves, and what it sends meanwhile arrives."""
+    db = c.workloads["db"]
+    guest = c.nodes[0].workload("guest3", "k8s:app=frontend", "k8s:guest=3")
+    guest.register(wait="enforced,svid-ready")
+    before = guest.endpoint["identity"]
+    with db.udp() as receiver, guest.udp() as sender, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        receiver.settimeout(3)
+        sender.sendto(b"0", receiver.getsockname())
+        assert receiver.recv(10) == b"0"
+        guest.labels = ["k8s:app=frontend", "k8s:guest=4"]
+        registered, sent = pool.submit(guest.register, wait="enforced,svid-ready"), 1
+        while not registered.done() or sent < 20:
+            sender.sendto(b"%d" % sent, receiver.getsockname())
+            sent += 1
+            threading.Event().wait(0.02)  # the pace of the sender
+        registered.result()
+        assert [int(receiver.recv(10)) for _ in range(1, sent)] == list(range(1, sent)), "all of it, in order"
+    assert guest.endpoint["identity"] not in (0, before)
+    wait_until(lambda: {e["remote"] for e in entries(db.node)} == {guest.endpoint["identity"]}, "only the new entry is left")
+    guest.unregister()
 
 
 def test_explain_tells_what_happens(c):
