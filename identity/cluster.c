@@ -7,17 +7,19 @@
 #include "store.h"
 
 #define SETTLE_MS 200   /* after the last change of a file: an editor writes in several steps */
+#define TICK_MS   1000  /* etcd: how often the store is looked after when it tells nothing */
 #define RESCAN_MS 30000 /* for changes that inotify did not tell (a directory that was replaced, a network disk) */
 
 /* What one run of the worker does; the worker's while it runs. */
 struct job {
 	struct cs_ask **asks;
 	size_t n;
-	bool policy, placement, expire;
+	bool poll, lead, policy, placement, expire, shut;
 	struct cs_changes changes;
-	int policy_result, placement_result, store_result, expire_result;
-	struct cs_error policy_error, placement_error, store_error, expire_error;
+	int policy_result, placement_result, store_result, expire_result, poll_result, lead_result;
+	struct cs_error policy_error, placement_error, store_error, expire_error, poll_error, lead_error;
 	int64_t took_ms;
+	struct cs_store_state before, state;
 	struct cs_store_usage usage;
 };
 
@@ -27,39 +29,69 @@ struct cs_cluster {
 	struct cs_directory *dir;
 	struct cs_ask **queue;
 	size_t nqueue, capqueue;
-	bool running, want_policy, want_placement, want_expire, closing, leads;
+	bool running, want_poll, want_lead, want_policy, want_placement, want_expire, closing, shut;
+	bool leads, heard; /* takes asks; the store has a leader, or had one a moment ago */
+	uint64_t led_term; /* of the store's terms, that in which the configuration was written */
 	int64_t leads_since_mono_ms;
-	char leader[CS_LEADER_NAME_MAX + 1];
+	struct cs_store_state state;
+	struct cs_error store_error; /* code 0: the store answers */
 	struct cs_store_usage usage;
 	struct job job;
 	uv_work_t work;
+	uv_async_t async; /* the store has something to tell */
 	uv_fs_event_t watch_policy, watch_placement;
-	struct cs_timer settle, rescan;
+	struct cs_timer settle, rescan, tick;
 	int open_handles;
 	void (*closed)(void *data);
 	void *closed_data;
-	struct cs_check *check_store, *check_policy, *check_placement, *check_numbers;
+	struct cs_check *check_store, *check_policy, *check_placement, *check_numbers, *check_leader;
 	char policy_said[1024], placement_said[1024]; /* the last error that was logged */
-	struct cs_metric *commits, *commit_seconds, *reloads, *waiting, *identities;
+	struct cs_metric *commits, *commit_seconds, *reloads, *waiting, *identities, *leading, *silent, *terms;
 };
 
 static void start_job(struct cs_cluster *c);
 
+static bool replicated(const struct cs_cluster *c)
+{
+	return c->options.core.etcd != NULL;
+}
+
 /* --- the worker --- */
+
+static void run_lead(struct cs_cluster *c, struct job *job)
+{
+	job->placement = job->policy = true;
+	job->lead_result =
+		cs_core_lead(c->core, &job->changes, &job->placement_error, &job->policy_error, &job->lead_error);
+	job->placement_result = job->placement_error.code;
+	job->policy_result = job->policy_error.code;
+}
 
 static void run_job(uv_work_t *work)
 {
 	struct cs_cluster *c = work->data;
 	struct job *job = &c->job;
 	int64_t start_ms = cs_clock_system.mono_ms(NULL);
-	if (job->placement)
+	if (job->shut) {
+		cs_core_resign(c->core);
+		cs_core_close(c->core);
+		c->core = NULL;
+		return;
+	}
+	cs_core_state(c->core, &job->before);
+	if (job->poll)
+		job->poll_result = cs_core_poll(c->core, &job->changes, &job->poll_error);
+	if (job->lead)
+		run_lead(c, job);
+	else if (job->placement)
 		job->placement_result = cs_core_reload_placement(c->core, &job->changes, &job->placement_error);
-	if (job->policy)
+	if (job->policy && !job->lead)
 		job->policy_result = cs_core_reload_policy(c->core, &job->changes, &job->policy_error);
 	if (job->expire)
 		job->expire_result = cs_core_expire(c->core, &job->changes, &job->expire_error);
 	if (job->n > 0)
 		job->store_result = cs_core_ask(c->core, job->asks, job->n, &job->changes, &job->store_error);
+	cs_core_state(c->core, &job->state);
 	cs_core_usage(c->core, &job->usage);
 	job->took_ms = cs_clock_system.mono_ms(NULL) - start_ms;
 }
@@ -97,16 +129,105 @@ static void report(struct cs_cluster *c, const struct job *job)
 	}
 	if (job->expire_result < 0) /* tried again in a while */
 		cs_debug("revocations that are over stay for now", cs_err(&job->expire_error));
-	if (job->n == 0)
-		return;
-	cs_metric_add(c->commits, 1, job->store_result < 0 ? "failed" : "ok");
-	cs_metric_observe(c->commit_seconds, (double)job->took_ms / 1000);
-	if (job->store_result == 0) {
+	if (job->n > 0) {
+		cs_metric_add(c->commits, 1, job->store_result < 0 ? "failed" : "ok");
+		cs_metric_observe(c->commit_seconds, (double)job->took_ms / 1000);
+	}
+	if (job->store_result < 0)
+		cs_fail("the store took nothing", cs_u64("requests", job->n), cs_err(&job->store_error));
+}
+
+/* --- the store, and who leads --- */
+
+static void note_store(struct cs_cluster *c, const struct job *job)
+{
+	const struct cs_error *e = job->store_result < 0  ? &job->store_error
+				   : job->poll_result < 0 ? &job->poll_error
+				   : job->lead_result < 0 ? &job->lead_error
+							  : NULL;
+	bool was = c->store_error.code != 0;
+	if (e && e->reason == CS_R_NOT_LEADER)
+		e = NULL; /* it answers; somebody else leads */
+	if (e) {
+		c->store_error = *e;
+	} else if (job->state.silent_ms > CS_STORE_SILENT_MS) {
+		cs_error_reason(&c->store_error, -ETIMEDOUT, CS_R_STORE_UNAVAILABLE,
+			"the store has not been heard for %lld s; what is known is served on",
+			(long long)job->state.silent_ms / 1000);
+	} else {
+		c->store_error.code = 0;
 		cs_check_ok(c->check_store);
+		if (was)
+			cs_info("the store answers again");
 		return;
 	}
-	cs_check_error(c->check_store, &job->store_error);
-	cs_fail("the store took nothing", cs_u64("requests", job->n), cs_err(&job->store_error));
+	cs_check_error(c->check_store, &c->store_error);
+	if (!was)
+		cs_fail("the store does not answer", cs_err(&c->store_error));
+}
+
+static void set_leads(struct cs_cluster *c, bool leads)
+{
+	if (leads == c->leads)
+		return;
+	c->leads = leads;
+	c->leads_since_mono_ms = cs_loop_mono_ms(c->options.loop);
+	if (leads)
+		cs_metric_add(c->terms, 1);
+	if (replicated(c) && leads)
+		cs_info("this replica leads now", cs_u64("term", c->led_term));
+	else if (replicated(c))
+		cs_warn("this replica leads no longer", cs_str("leader", c->state.leader));
+	if (c->options.on_leads)
+		c->options.on_leads(c->options.data, leads);
+}
+
+static void note_state(struct cs_cluster *c, const struct job *job)
+{
+	c->state = job->state;
+	if (job->lead && job->lead_result == 0)
+		c->led_term = job->before.term;
+	/* Only in the term in which its configuration was written: in between it may have slept through another's. */
+	bool leads = c->state.leads && (!replicated(c) || c->led_term == c->state.term);
+	c->want_lead = c->state.leads && !leads;
+	set_leads(c, leads);
+	cs_metric_set(c->leading, leads);
+	cs_metric_set(c->silent, (double)c->state.silent_ms / 1000);
+	if (!c->check_leader)
+		return;
+	if (c->state.leader[0] || c->state.leads)
+		cs_check_ok(c->check_leader);
+	else
+		cs_check_fail(c->check_leader, CS_R_NOT_LEADER, "no replica of the cluster role leads");
+}
+
+void cs_cluster_why_not(const struct cs_cluster *c, struct cs_error *e)
+{
+	if (c->store_error.code != 0) {
+		*e = c->store_error;
+		e->code = -EREMOTE;
+		e->reason = CS_R_STORE_UNAVAILABLE;
+	} else if (c->state.leader[0] && !c->state.leads) {
+		cs_error_reason(e, -EREMOTE, CS_R_NOT_LEADER, "%s leads, not this replica", c->state.leader);
+	} else {
+		cs_error_reason(e, -EREMOTE, CS_R_NOT_LEADER, "no replica of the cluster role leads now");
+	}
+}
+
+static void refuse_queue(struct cs_cluster *c)
+{
+	struct cs_ask **queue = c->queue;
+	size_t n = c->nqueue;
+	if (n == 0)
+		return;
+	c->queue = NULL;
+	c->nqueue = c->capqueue = 0;
+	for (size_t i = 0; i < n; i++) {
+		cs_cluster_why_not(c, &queue[i]->error);
+		queue[i]->result = queue[i]->error.code;
+		queue[i]->done(queue[i], queue[i]->data);
+	}
+	free(queue);
 }
 
 /* Long before new label sets are refused, so that there is time to look for what multiplies them. */
@@ -130,12 +251,14 @@ static void note_usage(struct cs_cluster *c, const struct cs_store_usage *usage)
 
 static void maybe_closed(struct cs_cluster *c)
 {
-	if (c->closing && !c->running && c->open_handles == 0 && c->closed) {
+	if (c->shut && !c->running && c->open_handles == 0 && c->closed) {
 		void (*closed)(void *) = c->closed;
 		c->closed = NULL;
 		closed(c->closed_data);
 	}
 }
+
+static void async_closed(uv_handle_t *handle);
 
 static void job_done(uv_work_t *work, int status)
 {
@@ -144,33 +267,51 @@ static void job_done(uv_work_t *work, int status)
 	struct job job = c->job;
 	struct cs_error e;
 	c->running = false;
+	if (job.shut) {
+		c->shut = true;
+		uv_close((uv_handle_t *)&c->async, async_closed);
+		return;
+	}
 	report(c, &job);
 	note_usage(c, &job.usage);
 	if (cs_changes_apply_take(&job.changes, c->dir, &e) < 0) {
 		cs_check_error(c->check_store, &e);
 		cs_fail("the directory has no room", cs_err(&e));
 	}
+	note_store(c, &job);
+	note_state(c, &job);
 	for (size_t i = 0; i < job.n; i++)
 		job.asks[i]->done(job.asks[i], job.asks[i]->data);
 	free(job.asks);
+	if (!c->leads)
+		refuse_queue(c);
 	start_job(c);
 	maybe_closed(c);
 }
 
+static bool any_work(const struct cs_cluster *c)
+{
+	return c->nqueue > 0 || c->want_poll || c->want_lead || c->want_policy || c->want_placement || c->want_expire;
+}
+
 static void start_job(struct cs_cluster *c)
 {
-	if (c->running || (c->nqueue == 0 && !c->want_policy && !c->want_placement && !c->want_expire))
+	if (c->running || c->shut || (!any_work(c) && !c->closing))
 		return;
 	size_t n = c->nqueue < CS_WRITER_BATCH_MAX ? c->nqueue : CS_WRITER_BATCH_MAX;
 	c->job = (struct job){.asks = cs_xmemdup(c->queue, n * sizeof(*c->queue)),
 		.n = n,
+		.poll = c->want_poll,
+		.lead = c->want_lead,
 		.policy = c->want_policy,
 		.placement = c->want_placement,
-		.expire = c->want_expire};
-	memmove(c->queue, c->queue + n, (c->nqueue - n) * sizeof(*c->queue));
+		.expire = c->want_expire,
+		.shut = !any_work(c)};
+	if (n > 0)
+		memmove(c->queue, c->queue + n, (c->nqueue - n) * sizeof(*c->queue));
 	c->nqueue -= n;
 	cs_metric_set(c->waiting, (double)c->nqueue);
-	c->want_policy = c->want_placement = c->want_expire = false;
+	c->want_poll = c->want_lead = c->want_policy = c->want_placement = c->want_expire = false;
 	c->running = true;
 	c->work.data = c;
 	uv_queue_work(&c->options.loop->uv, &c->work, run_job, job_done);
@@ -180,9 +321,10 @@ int cs_cluster_ask_take(struct cs_cluster *c, struct cs_ask *ask, struct cs_erro
 {
 	if (c->closing)
 		return cs_error_set(e, -ESHUTDOWN, "identityd is ending");
-	if (!c->leads)
-		return cs_error_reason(e, -EREMOTE, CS_R_NOT_LEADER, "%s%s", c->leader[0] ? c->leader : "nobody",
-			c->leader[0] ? " leads, not this replica" : " leads now");
+	if (!c->leads) {
+		cs_cluster_why_not(c, e);
+		return e->code;
+	}
 	if (c->nqueue >= CS_WRITER_QUEUE_MAX)
 		return cs_error_reason(e, -ENOBUFS, CS_R_TOO_MANY,
 			"%zu requests wait for the store already; it may be slow or its disk full", c->nqueue);
@@ -200,8 +342,8 @@ int cs_cluster_ask_take(struct cs_cluster *c, struct cs_ask *ask, struct cs_erro
 
 void cs_cluster_reload(struct cs_cluster *c)
 {
-	if (c->closing)
-		return;
+	if (c->closing || !c->leads)
+		return; /* they are read when it leads */
 	c->want_policy = c->options.core.policy_dir[0] != '\0';
 	c->want_placement = c->options.core.authority == CS_AUTHORITY_STATIC;
 	start_job(c);
@@ -238,8 +380,34 @@ static void watch(struct cs_cluster *c, uv_fs_event_t *handle, const char *path,
 static void on_rescan(struct cs_timer *timer)
 {
 	struct cs_cluster *c = timer->data;
-	c->want_expire = true;
+	c->want_expire = c->leads;
 	cs_cluster_reload(c);
+}
+
+/* From any thread. */
+static void on_notify(void *data)
+{
+	struct cs_cluster *c = data;
+	uv_async_send(&c->async);
+}
+
+static void want_poll(struct cs_cluster *c)
+{
+	if (c->closing)
+		return;
+	c->want_poll = true;
+	start_job(c);
+}
+
+static void on_async(uv_async_t *async)
+{
+	want_poll(async->data);
+}
+
+/* A lease ends without a word. */
+static void on_tick(struct cs_timer *timer)
+{
+	want_poll(timer->data);
 }
 
 /* --- life --- */
@@ -251,6 +419,12 @@ static void make_checks(struct cs_cluster *c)
 	c->check_policy = cs_check_new(c->options.status, "policy");
 	c->check_placement = cs_check_new(c->options.status, "placement");
 	c->check_numbers = cs_check_new(c->options.status, "identities");
+	if (replicated(c))
+		c->check_leader = cs_check_new(c->options.status, "leader");
+	c->leading = cs_gauge(m, "countersign_cluster_leads", "Whether this replica leads, and so writes", NULL, 1);
+	c->terms = cs_counter(m, "countersign_cluster_terms_total", "How often this replica began to lead", NULL, 1);
+	c->silent = cs_gauge(m, "countersign_store_silent_seconds",
+		"For how long nothing was heard of the store, and so how old what this replica knows may be", NULL, 1);
 	c->identities = cs_gauge(m, "countersign_identities",
 		"Numbers of label sets: in use, resting after their identity was deleted, free", "state", 3);
 	c->commits = cs_counter(m, "countersign_store_commits_total", "Transactions of the store", "result", 2);
@@ -260,41 +434,58 @@ static void make_checks(struct cs_cluster *c)
 	c->reloads = cs_counter(m, "countersign_policy_reloads_total", "How often the policies were read", "result", 2);
 }
 
+static void failed_closed(uv_handle_t *handle)
+{
+	struct cs_cluster *c = handle->data;
+	cs_dir_free(c->dir);
+	free(c);
+}
+
+static void watch_files(struct cs_cluster *c)
+{
+	watch(c, &c->watch_policy, c->options.core.policy_dir, false);
+	watch(c, &c->watch_placement,
+		c->options.core.authority == CS_AUTHORITY_STATIC ? c->options.core.placement_file : "", true);
+	cs_timer_init(&c->settle, c->options.loop, on_settled, c);
+	cs_timer_init(&c->rescan, c->options.loop, on_rescan, c);
+	cs_timer_init(&c->tick, c->options.loop, on_tick, c);
+	c->open_handles += 3;
+	cs_timer_start(&c->rescan, RESCAN_MS, RESCAN_MS);
+	if (replicated(c))
+		cs_timer_start(&c->tick, TICK_MS, TICK_MS);
+}
+
 int cs_cluster_new(const struct cs_cluster_options *options, struct cs_cluster **ret, struct cs_error *e)
 {
 	struct cs_cluster *c = cs_xcalloc(1, sizeof(*c));
 	struct cs_changes changes = {0};
-	uint64_t epoch;
+	struct job first = {0};
 	c->options = *options;
-	int r = cs_core_open(&c->options.core, &c->core, &epoch, &changes, e);
-	if (r < 0) {
-		free(c);
-		return r;
+	c->options.core.notify = on_notify;
+	c->options.core.notify_data = c;
+	c->options.core.advertise = options->name;
+	uv_async_init(&options->loop->uv, &c->async, on_async);
+	c->async.data = c;
+	int r = cs_core_open(&c->options.core, &c->core, &changes, e);
+	if (r == 0) {
+		c->dir = cs_dir_new(changes.epoch, NULL);
+		r = cs_changes_apply_take(&changes, c->dir, e);
 	}
-	c->dir = cs_dir_new(epoch, NULL);
-	r = cs_changes_apply_take(&changes, c->dir, e);
 	if (r < 0) {
 		cs_core_close(c->core);
-		cs_dir_free(c->dir);
-		free(c);
+		uv_close((uv_handle_t *)&c->async, failed_closed);
 		return r;
 	}
 	make_checks(c);
-	struct cs_store_usage usage;
-	cs_core_usage(c->core, &usage);
-	note_usage(c, &usage);
-	c->leads = true;
-	c->leads_since_mono_ms = cs_loop_mono_ms(options->loop);
-	snprintf(c->leader, sizeof(c->leader), "%s", options->name);
-	cs_timer_init(&c->settle, options->loop, on_settled, c);
-	cs_timer_init(&c->rescan, options->loop, on_rescan, c);
-	c->open_handles = 2;
-	cs_timer_start(&c->rescan, RESCAN_MS, RESCAN_MS);
-	watch(c, &c->watch_policy, c->options.core.policy_dir, false);
-	watch(c, &c->watch_placement,
-		c->options.core.authority == CS_AUTHORITY_STATIC ? c->options.core.placement_file : "", true);
+	cs_core_usage(c->core, &first.usage);
+	note_usage(c, &first.usage);
+	cs_core_state(c->core, &first.state);
+	note_state(c, &first);
+	c->open_handles = 1;
+	watch_files(c);
 	if (options->core.authority == CS_AUTHORITY_SELF)
 		cs_info("placement: self-asserted; what a node says of itself is believed");
+	start_job(c);
 	*ret = c;
 	return 0;
 }
@@ -315,16 +506,23 @@ static void watch_closed(uv_handle_t *handle)
 	handle_closed(handle->data);
 }
 
+static void async_closed(uv_handle_t *handle)
+{
+	handle_closed(handle->data);
+}
+
 void cs_cluster_close(struct cs_cluster *c, void (*closed)(void *), void *data)
 {
 	c->closing = true;
 	c->closed = closed;
 	c->closed_data = data;
-	c->want_policy = c->want_placement = c->want_expire = false;
+	c->want_poll = c->want_lead = c->want_policy = c->want_placement = c->want_expire = false;
 	cs_timer_close(&c->settle, timer_closed);
 	cs_timer_close(&c->rescan, timer_closed);
+	cs_timer_close(&c->tick, timer_closed);
 	uv_close((uv_handle_t *)&c->watch_policy, watch_closed);
 	uv_close((uv_handle_t *)&c->watch_placement, watch_closed);
+	start_job(c); /* the last: the store is closed */
 }
 
 void cs_cluster_free(struct cs_cluster *c)
@@ -349,7 +547,7 @@ bool cs_cluster_leads(const struct cs_cluster *c)
 
 const char *cs_cluster_leader(const struct cs_cluster *c)
 {
-	return c->leader;
+	return replicated(c) ? c->state.leader : c->options.name;
 }
 
 int64_t cs_cluster_leads_since_mono_ms(const struct cs_cluster *c)

@@ -16,6 +16,8 @@ struct cs_cluster_options { /* borrowed until closed */
 	struct cs_core_config core;
 	struct cs_metrics *metrics;
 	struct cs_status *status;
+	void (*on_leads)(void *data, bool leads); /* it begins or ends to lead; may be NULL */
+	void *data;
 };
 
 /* Opens the store and reads everything; blocks. Watches policy.dir and the placement file from here on. */
@@ -30,7 +32,9 @@ bool cs_cluster_leads(const struct cs_cluster *cluster);
 const char *cs_cluster_leader(const struct cs_cluster *cluster);
 /* By the loop's monotonic clock; of use while it leads. */
 int64_t cs_cluster_leads_since_mono_ms(const struct cs_cluster *cluster);
-/* Not the leader: -EREMOTE with not-leader, and the ask stays the caller's.
+/* Why it does not: another one leads, nobody, or the store does not answer. code -EREMOTE, not-leader or store-unavailable. */
+void cs_cluster_why_not(const struct cs_cluster *cluster, struct cs_error *e);
+/* Not the leader: the error of cs_cluster_why_not, and the ask stays the caller's.
  * Takes the ask; its done() comes from the loop after the commit, and after the directory has what it changed.
  * -ENOBUFS (and the ask stays the caller's): CS_WRITER_QUEUE_MAX wait already. -ESHUTDOWN: closing. */
 CS_MUST_USE int cs_cluster_ask_take(struct cs_cluster *cluster, struct cs_ask *ask, struct cs_error *e);

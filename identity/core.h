@@ -15,9 +15,15 @@
 
 struct cs_core;
 struct cs_store_usage; /* store.h */
+struct cs_store_state;
+struct cs_etcd_config; /* store_etcd.h */
 
 struct cs_core_config { /* borrowed while the core lives */
 	const char *store_path, *trust_domain, *spiffe_id_template;
+	const struct cs_etcd_config *etcd; /* NULL: SQLite at store_path */
+	const char *advertise;             /* etcd: who this replica is, for people */
+	void (*notify)(void *data);        /* from any thread: cs_core_poll has something to tell */
+	void *notify_data;
 	int64_t quarantine_ms, id_quarantine_ms;
 	int64_t svid_max_life_ms; /* no SVID lives longer */
 	const struct cs_numbers *numbers;
@@ -34,26 +40,55 @@ struct cs_core_config { /* borrowed while the core lives */
 struct cs_changes {
 	cs_record **records;
 	size_t n, cap;
-	uint64_t revision; /* 0: nothing changed */
+	uint64_t epoch, revision; /* 0: nothing changed */
 };
 void cs_changes_fini(struct cs_changes *changes);
-/* Puts them into the directory, which takes the records over, and publishes. An error: the directory is full. */
+/* Puts them into the directory, which takes the records over, and publishes: in another epoch for everybody anew. An
+ * error: the directory is full. */
 CS_MUST_USE int cs_changes_apply_take(struct cs_changes *changes, struct cs_directory *dir, struct cs_error *e);
 
-/* Opens the store, reads placement and policy. *ret_changes is the whole state, *ret_epoch the store's. A policy or
- * placement file that does not parse is an error: there is no earlier state to go on with. */
-CS_MUST_USE int cs_core_open(const struct cs_core_config *config, struct cs_core **ret, uint64_t *ret_epoch,
-	struct cs_changes *ret_changes, struct cs_error *e);
+/* Opens the store. ret_changes is the whole state, if there is any yet. A policy or placement file that does not parse is
+ * an error. SQLite leads from here on: see cs_core_lead. */
+CS_MUST_USE int cs_core_open(
+	const struct cs_core_config *config, struct cs_core **ret, struct cs_changes *ret_changes, struct cs_error *e);
 void cs_core_close(struct cs_core *core);
 
-/* Read the file or the directory anew. An error leaves everything as it was; the same content changes nothing. */
+/* What other replicas wrote since. */
+CS_MUST_USE int cs_core_poll(struct cs_core *core, struct cs_changes *changes, struct cs_error *e);
+void cs_core_state(const struct cs_core *core, struct cs_store_state *ret);
+/* Leadership was won: this replica's configuration counts from now on, and it takes asks afterwards. An error of a file
+ * (*ret_placement, *ret_policy) leaves what is in the store in force; other errors: it does not lead yet. */
+CS_MUST_USE int cs_core_lead(struct cs_core *core, struct cs_changes *changes, struct cs_error *ret_placement,
+	struct cs_error *ret_policy, struct cs_error *e);
+/* Another one may lead, at once. */
+void cs_core_resign(struct cs_core *core);
+
+/* For who leads: read the file or the directory anew. An error leaves everything as it was; the same content changes nothing. */
 CS_MUST_USE int cs_core_reload_placement(struct cs_core *core, struct cs_changes *changes, struct cs_error *e);
 CS_MUST_USE int cs_core_reload_policy(struct cs_core *core, struct cs_changes *changes, struct cs_error *e);
 
 /* What may protect the path to a node; the default first, NULL at the end. */
 extern const char *const cs_node_paths[];
 
-enum cs_ask_kind { CS_ASK_HELLO, CS_ASK_CLAIM, CS_ASK_RELEASE, CS_ASK_RECONCILE, CS_ASK_REVOKE, CS_ASK_UNREVOKE };
+enum cs_ask_kind {
+	CS_ASK_HELLO,
+	CS_ASK_CLAIM,
+	CS_ASK_RELEASE,
+	CS_ASK_RECONCILE,
+	CS_ASK_REVOKE,
+	CS_ASK_UNREVOKE,
+	CS_ASK_GONE,   /* the node was not heard for node.ttl; or it is heard again */
+	CS_ASK_FORGET, /* ... and not in its grace either: it and its endpoints go */
+	CS_ASK_COLLECT /* identities that nobody uses */
+};
+
+/* What a garbage collection does with an identity, or would do. */
+struct cs_collected {
+	enum { CS_COLLECT_MARK, CS_COLLECT_WAIT, CS_COLLECT_DELETE, CS_COLLECT_RESTS } what;
+	uint32_t identity;
+	char *labels;
+	int64_t left_ms; /* WAIT, RESTS */
+};
 
 struct cs_claim {
 	char *id;
@@ -83,10 +118,18 @@ struct cs_ask {
 	uid_t uid;                               /* REVOKE: who asks */
 	uint8_t *body;                           /* REVOKE: it, packed; the core's */
 	size_t nbody;
+	bool gone;          /* GONE */
+	bool dry_run;       /* COLLECT: only say what would be done */
+	int64_t grace_ms;   /* COLLECT: for how long an identity is marked before it goes */
+	size_t collect_max; /* COLLECT: marks and deletions at a time */
 	/* The answer. */
 	int result;
 	struct cs_error error;
 	uint64_t revision;
+	size_t nreleased;               /* FORGET */
+	size_t marked, deleted;         /* COLLECT */
+	struct cs_collected *collected; /* COLLECT, dry run */
+	size_t ncollected;
 	void (*done)(struct cs_ask *ask, void *data); /* frees it, or keeps it */
 	void *data;
 };

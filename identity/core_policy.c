@@ -1,50 +1,9 @@
-/* The core's policy side: files to rules, rules and identities to rows, and what of them changed. */
+/* The core's policy side: rules and identities to rows, and what of them changed. */
 #include "core_private.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <unistd.h>
+#include <utlist.h>
 #include "mem.h"
-#include "policy_files.h"
-
-/* --- files --- */
-
-int cs_core_read_file(const char *path, size_t max, char **ret, size_t *ret_n, struct cs_error *e)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	if (fd < 0)
-		return cs_error_errno(e, -errno, "cannot open %s", path);
-	char *text = cs_xcalloc(1, max + 2);
-	size_t n = 0;
-	ssize_t got = 1;
-	while (n <= max && (got = read(fd, text + n, max + 1 - n)) > 0)
-		n += (size_t)got;
-	int err = errno;
-	close(fd);
-	if (got < 0 || n > max) {
-		free(text);
-		return got < 0 ? cs_error_errno(e, -err, "cannot read %s", path)
-			       : cs_error_set(e, -EFBIG, "%s is larger than %zu bytes", path, max);
-	}
-	*ret = text;
-	*ret_n = n;
-	return 0;
-}
-
-/* All files or an error: leaving one out could open what it denies. */
-static int read_policies(const char *dir, struct cs_cnp_set *set, struct cs_error *e)
-{
-	struct cs_policy_files files;
-	if (!dir[0])
-		return 0;
-	int r = cs_policy_files_list(dir, &files, e);
-	if (r < 0)
-		return cs_error_prefix(e, "policy.dir");
-	for (size_t i = 0; i < files.n && r == 0; i++)
-		r = cs_policy_file_load(files.paths[i], set, e);
-	cs_policy_files_fini(&files);
-	return r;
-}
 
 /* --- depends_on --- */
 
@@ -59,7 +18,7 @@ static struct dependency *dependency_of(struct cs_core *core, const char *name)
 	return d;
 }
 
-static int parse_dependency(struct cs_core *core, const char *text, struct cs_error *e)
+int cs_core_depends_parse(struct cs_core *core, const char *text, struct cs_error *e)
 {
 	const char *equals = strchr(text, '=');
 	if (!equals || equals == text || equals - text > 63 || !equals[1])
@@ -85,14 +44,6 @@ static int parse_dependency(struct cs_core *core, const char *text, struct cs_er
 	return 0;
 }
 
-int cs_core_depends_parse(struct cs_core *core, struct cs_error *e)
-{
-	int r = 0;
-	for (size_t i = 0; i < core->config->depends_on.n && r == 0; i++)
-		r = parse_dependency(core, core->config->depends_on.items[i], e);
-	return r;
-}
-
 static bool depends_on(const struct dependency *d, const struct cs_labels *labels)
 {
 	for (size_t i = 0; i < d->nselectors; i++)
@@ -101,74 +52,134 @@ static bool depends_on(const struct dependency *d, const struct cs_labels *label
 	return false;
 }
 
+/* --- identities with their labels --- */
+
 static int by_number(const void *a, const void *b)
 {
 	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
 	return (x > y) - (x < y);
 }
 
-/* The identities of one dependency, sorted; heap. */
-static uint32_t *depends_identities(const struct cs_core *core, const struct dependency *d, size_t *ret_n)
+struct named {
+	struct cs_labels *labels; /* of items[i] */
+	struct cs_compile_identity *items;
+	size_t n;
+};
+
+static void add_named(void *data, const struct cs_fact *fact)
 {
-	uint32_t *ids = cs_xcalloc(HASH_COUNT(core->identities), sizeof(*ids));
+	struct named *named = data;
+	cs_core_labels_of(&fact->identity, &named->labels[named->n]);
+	named->items[named->n] =
+		(struct cs_compile_identity){.id = fact->identity.id, .labels = &named->labels[named->n]};
+	named->n++;
+}
+
+static struct named *named_room(size_t n)
+{
+	struct named *named = cs_xcalloc(1, sizeof(*named));
+	named->labels = cs_xcalloc(n, sizeof(*named->labels));
+	named->items = cs_xcalloc(n, sizeof(*named->items));
+	return named;
+}
+
+static struct named *all_named(const struct cs_core *core)
+{
+	const struct cs_facts *facts = cs_core_facts(core);
+	struct named *named = named_room(cs_facts_count(facts, CS_FACT_IDENTITY));
+	cs_facts_each(facts, CS_FACT_IDENTITY, add_named, named);
+	return named;
+}
+
+static void named_free(struct named *named)
+{
+	for (size_t i = 0; i < named->n; i++)
+		cs_labels_fini(&named->labels[i]);
+	free(named->labels);
+	free(named->items);
+	free(named);
+}
+
+/* The identities of one dependency, sorted; heap. */
+static uint32_t *depends_identities(const struct dependency *d, const struct named *named, size_t *ret_n)
+{
+	uint32_t *ids = cs_xcalloc(named->n, sizeof(*ids));
 	size_t n = 0;
-	struct known_identity *identity, *tmp;
-	HASH_ITER (hh, core->identities, identity, tmp)
-		if (depends_on(d, &identity->labels))
-			ids[n++] = identity->id;
+	for (size_t i = 0; i < named->n; i++)
+		if (depends_on(d, named->items[i].labels))
+			ids[n++] = named->items[i].id;
 	qsort(ids, n, sizeof(*ids), by_number);
 	*ret_n = n;
 	return ids;
 }
 
-static void publish_depends(struct cs_core *core, struct cs_changes *changes)
+static void publish_depends(struct cs_core *core, const struct named *named)
 {
 	for (size_t i = 0; i < core->ndepends; i++) {
 		const struct dependency *d = &core->depends[i];
 		size_t n;
-		uint32_t *ids = depends_identities(core, d, &n);
-		cs_changes_add_take(changes, cs_core_depends_record(d->name, ids, n, d->prefixes, d->nprefixes));
+		uint32_t *ids = depends_identities(d, named, &n);
+		cs_changes_add_take(core->changes, cs_core_depends_record(d->name, ids, n, d->prefixes, d->nprefixes));
 		free(ids);
 	}
 }
 
 /* --- compiling --- */
 
-static struct cs_compiled *compile(const struct cs_core *core, const struct cs_cnp_set *policies, struct cs_error *e)
+struct prefixes {
+	struct cs_prefix_identity *items;
+	size_t n;
+};
+
+static void add_prefix(void *data, const struct cs_fact *fact)
 {
-	size_t n = 0, nids = 0, nprefixes = 0;
-	struct cs_compile_identity *identities = cs_xcalloc(HASH_COUNT(core->identities), sizeof(*identities));
-	struct known_identity *identity, *tmp;
-	HASH_ITER (hh, core->identities, identity, tmp)
-		identities[n++] = (struct cs_compile_identity){.id = identity->id, .labels = &identity->labels};
+	struct prefixes *prefixes = data;
+	prefixes->items[prefixes->n++] = fact->prefix;
+}
+
+static struct cs_compiled *compile(
+	const struct cs_core *core, const struct cs_cnp_set *policies, const struct named *named, struct cs_error *e)
+{
+	size_t nids = 0, ndepends = 0;
+	const struct cs_facts *facts = cs_core_facts(core);
+	struct prefixes known = {.items = cs_xcalloc(cs_facts_count(facts, CS_FACT_PREFIX), sizeof(*known.items))};
 	uint32_t *ids = NULL;
 	struct cs_prefix *prefixes = NULL;
+	cs_facts_each(facts, CS_FACT_PREFIX, add_prefix, &known);
 	for (size_t i = 0; i < core->ndepends; i++) {
 		const struct dependency *d = &core->depends[i];
 		size_t more;
-		uint32_t *these = depends_identities(core, d, &more);
+		uint32_t *these = depends_identities(d, named, &more);
 		ids = cs_xrealloc(ids, nids + more, sizeof(*ids));
 		memcpy(ids + nids, these, more * sizeof(*ids));
 		nids += more;
 		free(these);
-		prefixes = cs_xrealloc(prefixes, nprefixes + d->nprefixes, sizeof(*prefixes));
+		prefixes = cs_xrealloc(prefixes, ndepends + d->nprefixes, sizeof(*prefixes));
 		if (d->nprefixes > 0)
-			memcpy(prefixes + nprefixes, d->prefixes, d->nprefixes * sizeof(*prefixes));
-		nprefixes += d->nprefixes;
+			memcpy(prefixes + ndepends, d->prefixes, d->nprefixes * sizeof(*prefixes));
+		ndepends += d->nprefixes;
 	}
 	struct cs_compile_input in = {.policies = policies,
-		.identities = identities,
-		.nidentities = n,
-		.prefixes = core->prefixes,
-		.nprefixes = core->nprefixes,
+		.identities = named->items,
+		.nidentities = named->n,
+		.prefixes = known.items,
+		.nprefixes = known.n,
 		.depends_identities = ids,
 		.ndepends_identities = nids,
 		.depends_prefixes = prefixes,
-		.ndepends_prefixes = nprefixes};
+		.ndepends_prefixes = ndepends};
 	struct cs_compiled *compiled = cs_policy_compile(&in, e);
-	free(identities);
+	free(known.items);
 	free(ids);
 	free(prefixes);
+	return compiled;
+}
+
+struct cs_compiled *cs_core_compile(const struct cs_core *core, const struct cs_cnp_set *policies, struct cs_error *e)
+{
+	struct named *named = all_named(core);
+	struct cs_compiled *compiled = compile(core, policies, named, e);
+	named_free(named);
 	return compiled;
 }
 
@@ -207,20 +218,24 @@ static void rows_changed(cs_record **old, size_t nold, cs_record **fresh, size_t
 
 static bool is_selected(struct cs_core *core, uint32_t id)
 {
-	const struct known_identity *identity = cs_core_identity(core, id);
-	for (size_t i = 0; identity && i < core->policies->n; i++)
-		for (size_t k = 0; k < core->policies->items[i]->nspecs; k++)
-			if (cs_selector_match(&core->policies->items[i]->specs[k].subject, &identity->labels))
-				return true;
-	return false;
+	const struct cs_store_identity *identity = cs_facts_identity(cs_core_facts(core), id);
+	struct cs_labels labels;
+	bool is = false;
+	if (!identity)
+		return false;
+	cs_core_labels_of(identity, &labels);
+	for (size_t i = 0; i < core->policies->n && !is; i++)
+		for (size_t k = 0; k < core->policies->items[i]->nspecs && !is; k++)
+			is = cs_selector_match(&core->policies->items[i]->specs[k].subject, &labels);
+	cs_labels_fini(&labels);
+	return is;
 }
 
-static void refresh_local(struct cs_core *core, struct local *local, struct cs_changes *changes)
+static void refresh_local(struct cs_core *core, struct local *local)
 {
 	struct cs_rows rows = {0};
 	cs_record **fresh = NULL;
 	size_t n = 0;
-	local->stale = false;
 	if (local->policy_set != core->policy_set)
 		local->selected = is_selected(core, local->identity);
 	local->policy_set = core->policy_set;
@@ -233,25 +248,34 @@ static void refresh_local(struct cs_core *core, struct local *local, struct cs_c
 		qsort(fresh, n, sizeof(*fresh), by_key);
 		cs_rows_fini(&rows);
 	} /* else: none, and without a default nothing passes */
-	rows_changed(local->rows, local->nrows, fresh, n, changes);
+	rows_changed(local->rows, local->nrows, fresh, n, core->changes);
 	rows_free(local->rows, local->nrows);
 	local->rows = fresh;
-	local->nrows = n;
+	local->nrows = local->caprows = n;
 }
 
-void cs_core_refresh_rows(struct cs_core *core, struct cs_changes *changes)
+static void refresh_rows(struct cs_core *core)
 {
-	struct local *local, *tmp;
-	if (!core->compiled)
-		return;
-	HASH_ITER (hh, core->locals, local, tmp)
-		if (local->stale)
-			refresh_local(core, local, changes);
+	while (core->compiled && core->stale_locals) {
+		struct local *local = core->stale_locals;
+		DL_DELETE2(core->stale_locals, local, sprev, snext);
+		local->stale = false;
+		refresh_local(core, local);
+	}
 }
 
-void cs_core_local_free(struct cs_core *core, struct local *local, struct cs_changes *changes)
+void cs_core_local_stale(struct cs_core *core, struct local *local)
 {
-	rows_changed(local->rows, local->nrows, NULL, 0, changes);
+	if (!local->stale)
+		DL_APPEND2(core->stale_locals, local, sprev, snext);
+	local->stale = true;
+}
+
+void cs_core_local_free(struct cs_core *core, struct local *local)
+{
+	if (local->stale)
+		DL_DELETE2(core->stale_locals, local, sprev, snext);
+	rows_changed(local->rows, local->nrows, NULL, 0, core->changes);
 	rows_free(local->rows, local->nrows);
 	HASH_DEL(core->locals, local);
 	free(local);
@@ -308,12 +332,10 @@ static void publish_policies(const struct cs_cnp_set *old, const struct cs_cnp_s
 		cs_changes_add_take(changes, cs_core_policy_record(fresh->items[i], findings, n));
 }
 
-static void adopt(
-	struct cs_core *core, struct cs_cnp_set *policies, struct cs_compiled *compiled, struct cs_changes *changes)
+static void adopt(struct cs_core *core, struct cs_cnp_set *policies, struct cs_compiled *compiled)
 {
-	publish_prefixes(core->compiled, compiled, changes);
-	publish_policies(core->policies, policies, compiled, changes);
-	publish_depends(core, changes);
+	publish_prefixes(core->compiled, compiled, core->changes);
+	publish_policies(core->policies, policies, compiled, core->changes);
 	cs_compiled_free(core->compiled); /* refers to the policies: goes first */
 	core->compiled = compiled;
 	core->compile_error = (struct cs_error){0};
@@ -324,93 +346,75 @@ static void adopt(
 	core->policies = policies;
 }
 
-static void mark_all(struct cs_core *core)
+/* selected: a new peer makes rows only for those whom some policy selects. */
+static void mark(struct cs_core *core, bool selected)
 {
 	struct local *local, *tmp;
 	HASH_ITER (hh, core->locals, local, tmp)
-		local->stale = true;
+		if (local->selected || !selected)
+			cs_core_local_stale(core, local);
 }
 
-/* A new peer makes rows only for those whom some policy selects. */
-static void mark_selected(struct cs_core *core)
+/* Everything anew, with the policies that are in the store now. An error leaves what there was: identities that it does
+ * not know get no rows, and let nothing through. */
+static void take_policies(struct cs_core *core, const struct named *named)
 {
-	struct local *local, *tmp;
-	HASH_ITER (hh, core->locals, local, tmp)
-		local->stale |= local->selected;
+	struct cs_cnp_set *fresh = cs_xcalloc(1, sizeof(*fresh));
+	struct cs_error e;
+	int r = cs_core_policies_of(core, fresh, &e);
+	struct cs_compiled *compiled = r == 0 ? compile(core, fresh, named, &e) : NULL;
+	if (!compiled) {
+		cs_cnp_set_fini(fresh);
+		free(fresh);
+		core->compile_error = e;
+		return;
+	}
+	adopt(core, fresh, compiled);
+	core->policy_set++;
+	mark(core, false);
 }
 
-void cs_core_recompile(struct cs_core *core, struct cs_changes *changes)
+static void recompile(struct cs_core *core, const struct named *named)
 {
 	struct cs_error e;
-	if (!core->policies)
-		return; /* at the start: the load compiles */
-	struct cs_compiled *compiled = compile(core, core->policies, &e);
-	if (compiled) {
-		adopt(core, core->policies, compiled, changes);
-		mark_selected(core);
-	} else /* the earlier one stays; identities that it does not know get no rows, and let nothing through */
+	struct cs_compiled *compiled = compile(core, core->policies, named, &e);
+	if (!compiled) {
+		core->compile_error = e;
+		return;
+	}
+	adopt(core, core->policies, compiled);
+	mark(core, true);
+}
+
+/* --- depends_on --- */
+
+static void take_depends(struct cs_core *core)
+{
+	struct cs_error e;
+	for (size_t i = 0; i < core->ndepends; i++)
+		cs_changes_add_take(core->changes, cs_core_depends_gone_record(core->depends[i].name));
+	if (cs_core_depends_of(core, &e) < 0)
 		core->compile_error = e;
 }
 
-/* Numbers that are new are stored before anybody hears of them; a new revision in any case. */
-static int store_prefixes(
-	struct cs_core *core, const struct cs_compiled *compiled, uint64_t *ret_revision, struct cs_error *e)
-{
-	size_t n, nops = 0;
-	const struct cs_prefix_identity *now = cs_compiled_prefixes(compiled, &n);
-	struct cs_store_op *ops = cs_xcalloc(n + 1, sizeof(*ops)), **refs = cs_xcalloc(n + 1, sizeof(*refs));
-	for (size_t i = 0; i < n; i++)
-		ops[nops++] = (struct cs_store_op){.kind = CS_STORE_PREFIX, .prefix = now[i]};
-	ops[nops++] = (struct cs_store_op){.kind = CS_STORE_REVISION};
-	for (size_t i = 0; i < nops; i++)
-		refs[i] = &ops[i];
-	int r = cs_store_commit(core->store, refs, nops, NULL, ret_revision, e);
-	for (size_t i = 0; i < n && r == 0; i++) {
-		if (!ops[i].changed)
-			continue;
-		core->prefixes = cs_xrealloc(core->prefixes, core->nprefixes + 1, sizeof(*core->prefixes));
-		core->prefixes[core->nprefixes++] = now[i];
-	}
-	free(refs);
-	free(ops);
-	return r;
-}
+/* --- the end of a revision --- */
 
-static bool same_policies(const struct cs_cnp_set *a, const struct cs_cnp_set *b)
+void cs_core_settle_policy(struct cs_core *core)
 {
-	if (!a || a->n != b->n)
-		return false;
-	for (size_t i = 0; i < a->n; i++)
-		if (strcmp(a->items[i]->name, b->items[i]->name) != 0 ||
-			strcmp(a->items[i]->file, b->items[i]->file) != 0 ||
-			memcmp(a->items[i]->sha256, b->items[i]->sha256, sizeof(a->items[i]->sha256)) != 0)
-			return false;
-	return true;
-}
-
-int cs_core_reload_policy(struct cs_core *core, struct cs_changes *changes, struct cs_error *e)
-{
-	struct cs_cnp_set *fresh = cs_xcalloc(1, sizeof(*fresh));
-	struct cs_compiled *compiled = NULL;
-	uint64_t revision;
-	int r = read_policies(core->config->policy_dir, fresh, e);
-	bool same = r == 0 && same_policies(core->policies, fresh) && !core->compile_error.code;
-	if (r == 0 && !same) {
-		compiled = compile(core, fresh, e);
-		r = compiled ? store_prefixes(core, compiled, &revision, e) : -EINVAL;
+	bool identities = core->nfresh > 0 || core->identity_gone;
+	bool all = core->policy_changed || !core->policies;
+	if (core->depends_changed)
+		take_depends(core);
+	if (identities || all || core->depends_changed) {
+		struct named *named = all_named(core);
+		if (all)
+			take_policies(core, named);
+		else
+			recompile(core, named);
+		publish_depends(core, named);
+		named_free(named);
 	}
-	if (r < 0 || same) {
-		cs_compiled_free(compiled);
-		cs_cnp_set_fini(fresh);
-		free(fresh);
-		return r;
-	}
-	adopt(core, fresh, compiled, changes);
-	core->policy_set++;
-	mark_all(core);
-	cs_core_refresh_rows(core, changes);
-	changes->revision = revision;
-	return 0;
+	refresh_rows(core);
 }
 
 const struct cs_error *cs_core_compile_error(const struct cs_core *core)
@@ -423,12 +427,8 @@ size_t cs_core_policies(const struct cs_core *core)
 	return core->policies ? core->policies->n : 0;
 }
 
-void cs_core_policy_fini(struct cs_core *core)
+void cs_core_depends_fini(struct cs_core *core)
 {
-	cs_compiled_free(core->compiled);
-	if (core->policies)
-		cs_cnp_set_fini(core->policies);
-	free(core->policies);
 	for (size_t i = 0; i < core->ndepends; i++) {
 		struct dependency *d = &core->depends[i];
 		free(d->name);
@@ -438,4 +438,15 @@ void cs_core_policy_fini(struct cs_core *core)
 		free(d->selectors);
 	}
 	free(core->depends);
+	core->depends = NULL;
+	core->ndepends = 0;
+}
+
+void cs_core_policy_fini(struct cs_core *core)
+{
+	cs_compiled_free(core->compiled);
+	if (core->policies)
+		cs_cnp_set_fini(core->policies);
+	free(core->policies);
+	cs_core_depends_fini(core);
 }

@@ -1,4 +1,4 @@
-/* The inside of the core, for core.c and core_policy.c only. */
+/* The inside of the core, for core*.c only. */
 #ifndef CS_CORE_PRIVATE_H
 #define CS_CORE_PRIVATE_H
 
@@ -7,37 +7,9 @@
 #include "policy_compile.h"
 #include "store.h"
 
-struct known_identity {
-	uint32_t id;
-	char *text; /* canonical labels */
-	struct cs_labels labels;
-	char *spiffe_id;
-	uint64_t incarnation;
-	int64_t created_unix_ms;
-	UT_hash_handle hh; /* by id */
-	UT_hash_handle hh_text;
-};
-
-struct known_claim {
-	char *key; /* "node/endpoint" */
-	char *node, *endpoint;
-	uint32_t identity;
-	struct cs_ip addrs[2 * CS_FAMILY_ADDRS_MAX];
-	size_t naddrs;
-	UT_hash_handle hh;
-};
 /* The claim that places the identity to which an endpoint is about to move is a claim like any other, without addresses,
  * under a name that no endpoint can have (cs_endpoint_id_check): it holds the placement, and is no endpoint. */
 #define NEXT_SUFFIX " next"
-
-struct known_node {
-	char *name;
-	struct cs_ip addrs[CS_NODE_ADDRS_MAX];
-	size_t naddrs;
-	uint32_t port;
-	char *path;
-	UT_hash_handle hh;
-};
 
 /* (identity, node): how many claims say so. */
 struct placed {
@@ -55,7 +27,8 @@ struct local {
 	bool selected;       /* by some policy of the set ... */
 	uint64_t policy_set; /* ... that it was looked at with */
 	cs_record **rows;
-	size_t nrows;
+	size_t nrows, caprows;
+	struct local *sprev, *snext; /* of those that are stale */
 	UT_hash_handle hh;
 };
 
@@ -70,44 +43,63 @@ struct dependency {
 struct cs_core {
 	const struct cs_core_config *config;
 	struct cs_store *store;
-	struct cs_authority *authority;
-	struct known_identity *identities, *by_text;
-	struct known_claim *claims;
-	struct known_node *nodes;
+	struct cs_authority *authority; /* of this replica, for what it decides when it leads */
+	/* What follows from the facts. */
+	const char *authority_name; /* in Placement records */
 	struct placed *placed;
-	struct local *locals;
-	/* policy */
-	struct cs_cnp_set *policies;
-	uint64_t policy_set; /* counts: which one that is */
+	struct local *locals, *stale_locals;
+	struct cs_cnp_set *policies; /* NULL: never any that could be read */
+	uint64_t policy_set;         /* counts: which one that is */
 	struct cs_compiled *compiled;
-	struct cs_error compile_error;       /* code 0: none */
-	struct cs_prefix_identity *prefixes; /* every number that was ever given */
-	size_t nprefixes;
+	struct cs_error compile_error; /* code 0: none */
 	struct dependency *depends;
 	size_t ndepends;
+	/* Findings are looked for anew when there is time: they take longer than a new identity. */
+	bool findings_stale;
+	int64_t found_mono_ns, finding_ns;
+	/* The revision that is being told. */
+	struct cs_changes *changes;
+	uint32_t *fresh; /* identities that are new in it */
+	size_t nfresh, capfresh;
+	bool identity_gone, policy_changed, placement_changed, depends_changed, settled_once;
 };
 
 int64_t cs_core_now_unix_ms(const struct cs_core *core);
 void cs_changes_add_take(struct cs_changes *changes, cs_record *record);
 
-/* core_known.c */
-struct known_identity *cs_core_learn_identity(struct cs_core *core, const struct cs_store_identity *identity);
-struct known_identity *cs_core_identity(struct cs_core *core, uint32_t id);
-struct known_claim *cs_core_claim(struct cs_core *core, const char *node, const char *endpoint);
-bool cs_core_claim_is_next(const char *endpoint);
-void cs_core_learn_claim(struct cs_core *core, const struct cs_store_claim *claim, struct cs_changes *changes);
-void cs_core_forget_claim(struct cs_core *core, const char *node, const char *endpoint, struct cs_changes *changes);
-void cs_core_learn_node(struct cs_core *core, const struct cs_store_node *node, struct cs_changes *changes);
+const struct cs_facts *cs_core_facts(const struct cs_core *core);
+/* Its labels, parsed; of a store that was written to by hand perhaps none, which no selector matches. */
+void cs_core_labels_of(const struct cs_store_identity *identity, struct cs_labels *ret);
+
+/* core_facts.c: facts to records. */
+extern const struct cs_fact_sink cs_core_sink; /* data is the core */
+void cs_core_facts_fini(struct cs_core *core);
+
+/* core_asks.c */
+CS_MUST_USE int cs_core_withdraw(
+	struct cs_core *core, const struct cs_store_op *documents, struct cs_changes *changes, struct cs_error *e);
+
+/* core_documents.c: configuration to facts, by the one that leads; and what is in the facts. */
+#define CS_SET_POLICY    "policy"
+#define CS_SET_PLACEMENT "placement"
+#define CS_SET_DEPENDS   "depends_on"
+CS_MUST_USE int cs_core_load_authority(const struct cs_core *core, struct cs_authority **ret, struct cs_error *e);
+CS_MUST_USE int cs_core_policies_of(const struct cs_core *core, struct cs_cnp_set *set, struct cs_error *e);
+CS_MUST_USE int cs_core_depends_of(struct cs_core *core, struct cs_error *e);
+CS_MUST_USE int cs_core_write_depends(struct cs_core *core, struct cs_changes *changes, struct cs_error *e);
+/* The configuration is not wrong: before the store is read, and after. */
+CS_MUST_USE int cs_core_check_depends(struct cs_core *core, struct cs_error *e);
+CS_MUST_USE int cs_core_check_policy(struct cs_core *core, struct cs_error *e);
 
 /* core_policy.c */
-CS_MUST_USE int cs_core_depends_parse(struct cs_core *core, struct cs_error *e);
+struct cs_compiled *cs_core_compile(const struct cs_core *core, const struct cs_cnp_set *policies, struct cs_error *e);
+/* What the revision that is being told means for policy. */
+void cs_core_settle_policy(struct cs_core *core);
 void cs_core_policy_fini(struct cs_core *core);
-/* New identities: compile anew. Also adds DependsOn records. */
-void cs_core_recompile(struct cs_core *core, struct cs_changes *changes);
-/* Rows of those locals whose rows are stale. */
-void cs_core_refresh_rows(struct cs_core *core, struct cs_changes *changes);
-void cs_core_local_free(struct cs_core *core, struct local *local, struct cs_changes *changes);
-CS_MUST_USE int cs_core_read_file(const char *path, size_t max, char **ret, size_t *ret_n, struct cs_error *e);
+void cs_core_depends_fini(struct cs_core *core);
+CS_MUST_USE int cs_core_depends_parse(struct cs_core *core, const char *text, struct cs_error *e);
+void cs_core_local_free(struct cs_core *core, struct local *local);
+void cs_core_local_stale(struct cs_core *core, struct local *local);
 
 /* core_revocation.c */
 /* Checks ask->revocation, fills the rest of it in, and packs it into ask->body. */
@@ -117,13 +109,14 @@ cs_record *cs_core_revocation_record(const struct cs_store_revocation *revocatio
 char **cs_core_revocations_over(struct cs_core *core, size_t *ret_n);
 
 /* core_records.c: the records as messages; heap. */
-cs_record *cs_core_node_record(const struct known_node *node);
-cs_record *cs_core_identity_record(const struct known_identity *identity);
-cs_record *cs_core_endpoint_record(const struct known_claim *claim, bool deleted);
+cs_record *cs_core_node_record(const struct cs_store_node *node, bool deleted);
+cs_record *cs_core_identity_record(const struct cs_store_identity *identity, bool deleted);
+cs_record *cs_core_endpoint_record(const struct cs_store_claim *claim, bool deleted);
 cs_record *cs_core_placement_record(uint32_t identity, const char *node, const char *authority, bool deleted);
 cs_record *cs_core_prefix_record(const struct cs_prefix_identity *prefix, bool deleted);
 cs_record *cs_core_policy_record(const struct cs_cnp *policy, const struct cs_finding *findings, size_t n);
 cs_record *cs_core_policy_gone_record(const char *name);
+cs_record *cs_core_depends_gone_record(const char *name);
 cs_record *cs_core_row_record(const struct cs_policy_row *row);
 cs_record *cs_core_default_record(const struct cs_policy_default *def);
 cs_record *cs_core_depends_record(

@@ -12,7 +12,7 @@ static cs_record *finish(cs_record *r, record_case kind, void *message, bool del
 	return cs_record_copy(r, deleted);
 }
 
-cs_record *cs_core_node_record(const struct known_node *node)
+cs_record *cs_core_node_record(const struct cs_store_node *node, bool deleted)
 {
 	cs_record r = COUNTERSIGN__V1__RECORD__INIT;
 	Countersign__V1__Node m = COUNTERSIGN__V1__NODE__INIT;
@@ -21,36 +21,41 @@ cs_record *cs_core_node_record(const struct known_node *node)
 		cs_ip_to_pb(&node->addrs[i], &addrs[i]);
 		refs[i] = &addrs[i];
 	}
-	m.name = node->name;
+	m.name = (char *)node->name;
 	m.addresses = refs;
 	m.n_addresses = node->naddrs;
 	m.port = node->port;
-	m.path = node->path;
-	return finish(&r, COUNTERSIGN__V1__RECORD__RECORD_NODE, &m, false);
+	m.path = (char *)node->path;
+	m.gone = node->gone;
+	return finish(&r, COUNTERSIGN__V1__RECORD__RECORD_NODE, &m, deleted);
 }
 
-cs_record *cs_core_identity_record(const struct known_identity *identity)
+cs_record *cs_core_identity_record(const struct cs_store_identity *identity, bool deleted)
 {
 	cs_record r = COUNTERSIGN__V1__RECORD__INIT;
 	Countersign__V1__Identity m = COUNTERSIGN__V1__IDENTITY__INIT;
 	Countersign__V1__Label labels[CS_LABELS_MAX], *refs[CS_LABELS_MAX];
-	for (size_t i = 0; i < identity->labels.n; i++) {
+	struct cs_labels parsed;
+	cs_core_labels_of(identity, &parsed);
+	for (size_t i = 0; i < parsed.n; i++) {
 		countersign__v1__label__init(&labels[i]);
-		labels[i].source = (char *)identity->labels.items[i].source;
-		labels[i].key = identity->labels.items[i].key;
-		labels[i].value = identity->labels.items[i].value;
+		labels[i].source = (char *)parsed.items[i].source;
+		labels[i].key = parsed.items[i].key;
+		labels[i].value = parsed.items[i].value;
 		refs[i] = &labels[i];
 	}
 	m.id = identity->id;
 	m.labels = refs;
-	m.n_labels = identity->labels.n;
-	m.spiffe_id = identity->spiffe_id;
+	m.n_labels = parsed.n;
+	m.spiffe_id = (char *)identity->spiffe_id;
 	m.incarnation = identity->incarnation;
 	m.created_unix_ms = identity->created_unix_ms;
-	return finish(&r, COUNTERSIGN__V1__RECORD__RECORD_IDENTITY, &m, false);
+	cs_record *record = finish(&r, COUNTERSIGN__V1__RECORD__RECORD_IDENTITY, &m, deleted);
+	cs_labels_fini(&parsed);
+	return record;
 }
 
-cs_record *cs_core_endpoint_record(const struct known_claim *claim, bool deleted)
+cs_record *cs_core_endpoint_record(const struct cs_store_claim *claim, bool deleted)
 {
 	cs_record r = COUNTERSIGN__V1__RECORD__INIT;
 	Countersign__V1__Endpoint m = COUNTERSIGN__V1__ENDPOINT__INIT;
@@ -59,8 +64,8 @@ cs_record *cs_core_endpoint_record(const struct known_claim *claim, bool deleted
 		cs_ip_to_pb(&claim->addrs[i], &addrs[i]);
 		refs[i] = &addrs[i];
 	}
-	m.node = claim->node;
-	m.id = claim->endpoint;
+	m.node = (char *)claim->node;
+	m.id = (char *)claim->endpoint;
 	m.identity = claim->identity;
 	m.addresses = refs;
 	m.n_addresses = claim->naddrs;
@@ -165,6 +170,14 @@ cs_record *cs_core_default_record(const struct cs_policy_default *def)
 	m.to_endpoint = decision_message(&def->verdict[CS_TO][CS_PEER_ENDPOINT], &d[2]);
 	m.to_other = decision_message(&def->verdict[CS_TO][CS_PEER_OTHER], &d[3]);
 	return finish(&r, COUNTERSIGN__V1__RECORD__RECORD_POLICY_DEFAULT, &m, false);
+}
+
+cs_record *cs_core_depends_gone_record(const char *name)
+{
+	cs_record r = COUNTERSIGN__V1__RECORD__INIT;
+	Countersign__V1__DependsOn m = COUNTERSIGN__V1__DEPENDS_ON__INIT;
+	m.name = (char *)name;
+	return finish(&r, COUNTERSIGN__V1__RECORD__RECORD_DEPENDS_ON, &m, true);
 }
 
 cs_record *cs_core_depends_record(

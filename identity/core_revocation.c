@@ -17,12 +17,9 @@ static int check_is_there(struct cs_core *core, const Countersign__V1__Revocatio
 	const char *node = placed                                                         ? r->placement->node
 			   : r->subject_case == COUNTERSIGN__V1__REVOCATION__SUBJECT_NODE ? r->node
 											  : NULL;
-	const struct known_node *known = NULL;
-	if (id != 0 && !cs_core_identity(core, id))
+	if (id != 0 && !cs_facts_identity(cs_core_facts(core), id))
 		return cs_error_set(e, -ENOENT, "there is no identity %u (countersign identity list)", id);
-	if (node)
-		HASH_FIND_STR(core->nodes, node, known);
-	if (node && !known)
+	if (node && !cs_facts_node(cs_core_facts(core), node))
 		return cs_error_set(e, -ENOENT, "there is no node '%.253s' (countersign node list)", node);
 	return 0;
 }

@@ -740,7 +740,7 @@ def test_policy(lab):
     assert (default.to_endpoint.verdict, default.to_other.verdict) == (DENY, DENY)
     assert default.from_endpoint.verdict == PASS
     assert f.get("policy_default", 257).to_endpoint.verdict == PASS
-    assert f.get("policy", "default/web").file == str(dir / "web.yaml")
+    assert f.get("policy", "default/web").file == "web.yaml"
     # A second file, with a prefix.
     put(dir, "client.yml", policy("client", "client", extra="""  egress:
   - toCIDR: [192.0.2.0/24]
