@@ -13,6 +13,8 @@
 #define CS_NODE_ADDRS_MAX     8
 #define CS_NODE_ENDPOINTS_MAX 1024 /* registrations of one node: a node that registers without end fills no store */
 
+/* After a restore, so many numbers rest that may have been given after the backup; half of those that are free at most. */
+#define CS_STORE_RESTORE_SKIP    4096
 #define CS_STORE_REVOCATIONS_MAX 16384
 /* A file that is kept in the store: what etcd takes in one request, with its key. */
 #define CS_STORE_FILE_MAX  (1000u * 1024)

@@ -186,7 +186,8 @@ static struct cs_meta next_meta(struct cs_store *s)
 		.trust_domain = (char *)s->config.trust_domain,
 		.template = (char *)s->config.spiffe_id_template,
 		.cluster_id = s->config.cluster_id,
-		.copying = s->meta.copying};
+		.copying = s->meta.copying,
+		.next_id = s->meta.next_id};
 }
 
 static int write_all(struct cs_store *s, const struct cs_meta *meta, struct cs_error *e)
@@ -312,7 +313,7 @@ static int fill(struct cs_store *s, struct cs_store_op *const *ops, size_t from,
 static int commit_some(struct cs_store *s, struct cs_store_op *const *ops, size_t n, size_t *at, struct carried *c,
 	const struct cs_fact_sink *sink, struct cs_error *e)
 {
-	uint32_t next_id = s->next_id;
+	uint32_t next_id = s->meta.next_id;
 	size_t next;
 	bool part;
 	int r = fill(s, ops, *at, n, c->is, &next, &part, e);
@@ -321,7 +322,7 @@ static int commit_some(struct cs_store *s, struct cs_store_op *const *ops, size_
 	else if (s->changes || s->forced)
 		r = write_revision(s, next_meta(s), sink, e);
 	if (r < 0) {
-		s->next_id = next_id;
+		s->meta.next_id = next_id;
 		if (c->is)
 			back_to_carried(ops[*at], c);
 		forget_answers(ops, *at + c->is, next + (next < n));
@@ -347,10 +348,6 @@ static int may_write(struct cs_store *s, const struct cs_fact_sink *sink, struct
 	int r = s->lost || s->meta.epoch == 0 ? cs_store_poll(s, sink, e) : 0;
 	if (r == 0 && s->meta.epoch == 0)
 		r = cs_error_reason(e, -EPERM, CS_R_NOT_LEADER, "the store is being made by another replica");
-	if (r == 0 && s->next_term != state.term + 1) {
-		s->next_id = cs_store_highest_id(s) + 1;
-		s->next_term = state.term + 1;
-	}
 	return r;
 }
 
@@ -484,11 +481,39 @@ void cs_store_resign(struct cs_store *s)
 		s->backend->ops->resign(s->backend);
 }
 
+/* After the backup that this store was restored from, numbers may have been given that it knows nothing of: the next ones
+ * in turn. They rest like those of identities that were deleted. */
+static int rest_next_numbers(struct cs_store *s, struct cs_error *e)
+{
+	struct cs_store_usage usage;
+	cs_store_usage(s, &usage);
+	size_t left = (usage.size - usage.in_use - usage.resting) / 2;
+	int r = 0;
+	if (s->config.id_quarantine_ms == 0)
+		return 0;
+	for (size_t i = 0; i < left && i < CS_STORE_RESTORE_SKIP && r == 0; i++) {
+		struct cs_fact fact = {.kind = CS_FACT_RETIRED,
+			.retired = {.id = cs_store_free_id(s),
+				.labels = "",
+				.spiffe_id = "",
+				.until_store_ms = cs_store_now_ms(s) + s->config.id_quarantine_ms}};
+		if (!cs_store_has_room(s, 1, CS_STORE_OP_BYTES_MAX))
+			r = cs_store_write(s, e);
+		if (r == 0)
+			cs_store_put(s, &fact);
+	}
+	return r;
+}
+
 int cs_store_new_epoch(struct cs_store *s, struct cs_error *e)
 {
 	int r = may_write(s, NULL, e);
-	if (r < 0)
+	if (r == 0)
+		r = rest_next_numbers(s, e);
+	if (r < 0) {
+		cs_store_undo(s);
 		return r;
+	}
 	struct cs_meta meta = next_meta(s);
 	r = cs_store_random(&meta.epoch, e);
 	return r < 0 ? r : write_revision(s, meta, NULL, e);

@@ -160,7 +160,8 @@ void cs_store_usage(const struct cs_store *store, struct cs_store_usage *ret);
 
 /* Leads, at the latest after half a minute, or says who else does. */
 CS_MUST_USE int cs_store_lead_now(struct cs_store *store, const char *who, struct cs_error *e);
-/* A new epoch for what is there: no follower resumes from before. After a backup was restored. */
+/* After a backup was restored: a new epoch, so that no follower resumes from before; and the numbers that would be given
+ * next rest, because they may have been given after the backup. */
 CS_MUST_USE int cs_store_new_epoch(struct cs_store *store, struct cs_error *e);
 /* Everything from one open store into another, empty one, which gets an epoch of its own, and is compared afterwards.
  * `progress` (may be NULL) hears how many of how many facts are done. -EEXIST: the target is not empty. */

@@ -438,6 +438,7 @@ uint8_t *cs_meta_encode(const struct cs_meta *meta, size_t *ret_n)
 	m.cluster_id = meta->cluster_id;
 	m.copying = meta->copying;
 	m.tag = meta->tag;
+	m.next_id = meta->next_id;
 	return pack(&m, ret_n);
 }
 
@@ -461,7 +462,8 @@ int cs_meta_decode(const void *value, size_t n, struct cs_meta *ret, struct cs_e
 			.template = cs_xstrdup(m->spiffe_id_template),
 			.cluster_id = m->cluster_id,
 			.copying = m->copying,
-			.tag = m->tag};
+			.tag = m->tag,
+			.next_id = m->next_id};
 	countersign__store__meta__free_unpacked(m, NULL);
 	return r;
 }

@@ -16,27 +16,17 @@ uint32_t cs_store_free_id(struct cs_store *s)
 {
 	const struct cs_store_config *c = &s->config;
 	uint32_t size = c->id_max - c->id_min + 1;
-	uint32_t id = s->next_id;
+	uint32_t id = s->meta.next_id;
 	for (uint32_t tried = 0; tried < size; tried++, id++) {
 		if (id < c->id_min || id > c->id_max)
 			id = c->id_min;
 		const struct cs_slot *slot = cs_facts_slot(s->facts, id);
 		if (slot && (slot->identity || rests(s, slot)))
 			continue;
-		s->next_id = id + 1;
+		s->meta.next_id = id + 1;
 		return id;
 	}
 	return 0;
-}
-
-uint32_t cs_store_highest_id(const struct cs_store *s)
-{
-	for (uint32_t id = s->config.id_max; id >= s->config.id_min; id--) {
-		const struct cs_slot *slot = cs_facts_slot(s->facts, id);
-		if (slot && (slot->identity || slot->retired))
-			return id;
-	}
-	return s->config.id_min - 1;
 }
 
 void cs_store_usage(const struct cs_store *s, struct cs_store_usage *ret)

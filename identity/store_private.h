@@ -15,6 +15,7 @@ struct cs_meta {
 	uint32_t cluster_id;
 	bool copying;
 	uint64_t tag;
+	uint32_t next_id;
 };
 uint8_t *cs_meta_encode(const struct cs_meta *meta, size_t *ret_n); /* heap */
 CS_MUST_USE int cs_meta_decode(const void *value, size_t n, struct cs_meta *ret, struct cs_error *e);
@@ -38,12 +39,10 @@ struct cs_store {
 	/* The revision in the making. */
 	struct cs_change *changes;
 	size_t changed_bytes;
-	bool opening;       /* the first read: all facts are new, and there is nobody to tell */
-	bool forced;        /* a revision even without a change */
-	bool lost;          /* what was read did not hold together: read everything again */
-	uint32_t next_id;   /* where to look for a free number */
-	uint64_t next_term; /* ... found out in this term */
-	char *exhausted;    /* who holds the range; told again until ... */
+	bool opening;    /* the first read: all facts are new, and there is nobody to tell */
+	bool forced;     /* a revision even without a change */
+	bool lost;       /* what was read did not hold together: read everything again */
+	char *exhausted; /* who holds the range; told again until ... */
 	int64_t exhausted_until_mono_ms;
 };
 
@@ -74,8 +73,6 @@ int cs_store_refuse(struct cs_store_op *op, int code, enum cs_reason reason, con
 /* store_numbers.c */
 /* A number that is free, or 0. */
 uint32_t cs_store_free_id(struct cs_store *s);
-/* The highest of the range that is taken or rests; id_min - 1: none. */
-uint32_t cs_store_highest_id(const struct cs_store *s);
 /* Borrowed until the next call. */
 const char *cs_store_exhausted(struct cs_store *s);
 

@@ -147,7 +147,8 @@ static int carry_meta(struct carrying *c, sqlite3_stmt *q)
 		.trust_domain = (char *)text(q, 2),
 		.template = (char *)c->config->spiffe_id_template,
 		.cluster_id = 0, /* there was no other */
-		.tag = 1};
+		.tag = 1,
+		.next_id = (uint32_t)sqlite3_column_int64(q, 3)};
 	size_t n;
 	uint8_t *value = cs_meta_encode(&meta, &n);
 	return put(c, CS_STORE_KEY_META, value, n);
@@ -159,7 +160,7 @@ static int carry_all(struct carrying *c)
 		const char *sql;
 		int (*each)(struct carrying *c, sqlite3_stmt *q);
 	} tables[] = {
-		{"SELECT epoch, revision, trust_domain FROM meta", carry_meta},
+		{"SELECT epoch, revision, trust_domain, (SELECT max(id) + 1 FROM identity) FROM meta", carry_meta},
 		{"SELECT id, labels, spiffe_id, incarnation FROM identity", carry_identity},
 		{"SELECT name, port, path FROM node", carry_node},
 		{"SELECT node, endpoint, identity FROM claim", carry_claim},

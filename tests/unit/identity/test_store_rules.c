@@ -527,6 +527,8 @@ static void test_numbers_go_round(void **state)
 		assert_int_equal(claim_now(s, "n1", "a", labels, 1), 1000 + i % 4);
 		gc_now(s, 0, 10);
 		gc_now(s, 0, 10);
+		cs_store_close(s);
+		s = store_open();
 	}
 	cs_store_close(s);
 }
@@ -782,6 +784,31 @@ static void test_new_epoch(void **state)
 	assert_true(after.epoch != before.epoch && after.epoch != 0);
 	assert_true(after.revision > before.revision);
 	assert_int_equal(cs_facts_count(cs_store_facts(s), CS_FACT_CLAIM), 1);
+	cs_store_close(s);
+}
+
+/* What was given after the backup is not given to somebody else after the restore. */
+static void test_a_restored_store_skips_numbers(void **state)
+{
+	store_config.id_quarantine_ms = HOUR_MS;
+	struct cs_store *s = store_open();
+	struct cs_error e;
+	claim_now(s, "n1", "a", "k8s:app=a;", 1);
+	assert_int_equal(cs_store_new_epoch(s, &e), 0);
+	cs_store_close(s);
+	s = store_open();
+	assert_int_equal(cs_facts_count(cs_store_facts(s), CS_FACT_RETIRED), CS_STORE_RESTORE_SKIP);
+	assert_int_equal(claim_now(s, "n1", "b", "k8s:app=b;", 2), 257 + CS_STORE_RESTORE_SKIP);
+	cs_store_close(s);
+	/* In a small range, half of what is free. */
+	store_setup(state);
+	store_config.id_quarantine_ms = HOUR_MS;
+	store_config.id_min = 1000;
+	store_config.id_max = 1010;
+	s = store_open();
+	claim_now(s, "n1", "a", "k8s:app=a;", 1);
+	assert_int_equal(cs_store_new_epoch(s, &e), 0);
+	assert_int_equal(claim_now(s, "n1", "b", "k8s:app=b;", 2), 1006);
 	cs_store_close(s);
 }
 
@@ -1113,8 +1140,10 @@ int main(void)
 		cmocka_unit_test_setup(test_changes_are_told, store_setup),
 		cmocka_unit_test_setup(test_one_revision_is_told_merged, store_setup),
 		cmocka_unit_test_setup(test_refused_stores, store_setup),
-		cmocka_unit_test_setup(test_new_epoch, store_setup), cmocka_unit_test(test_quarantine_check),
-		cmocka_unit_test_setup(test_copy, store_setup), cmocka_unit_test_setup(test_random, store_setup),
+		cmocka_unit_test_setup(test_new_epoch, store_setup),
+		cmocka_unit_test_setup(test_a_restored_store_skips_numbers, store_setup),
+		cmocka_unit_test(test_quarantine_check), cmocka_unit_test_setup(test_copy, store_setup),
+		cmocka_unit_test_setup(test_random, store_setup),
 		cmocka_unit_test_setup(test_followers, store_setup), /* last: only etcd has any */
 	};
 	size_t n = sizeof(tests) / sizeof(tests[0]) - (getenv("COUNTERSIGN_TEST_ETCD") ? 0 : 1);
