@@ -151,7 +151,7 @@ struct cs_etcd_watch;
 struct cs_etcd_watch_events {
 	/* Everything that one revision did to the range, whole, in order, none twice and none left out. */
 	void (*revision)(int64_t revision, const struct cs_etcd_event *events, size_t n, void *data);
-	/* The place is lost: that revision was compacted, or the store is another one (restored). The watch is over; read anew
+	/* The place is lost: that revision was compacted, or the store is another one, or was set back (restored). The watch is over; read anew
 	 * and begin another. */
 	void (*compacted)(const struct cs_error *why, void *data);
 	/* The watch is not allowed, by etcd's word, or breaks a limit; it is over. */

@@ -11,6 +11,7 @@ struct cs_etcd_watch {
 	uint64_t cluster_id;
 	struct cs_etcd_watch_events events;
 	void *data;
+	struct check *check; /* one that runs */
 	/* Of the revision that is being put together */
 	struct cs_etcd_event *held;
 	size_t nheld, room, held_bytes;
@@ -62,6 +63,50 @@ static void end(
 	cs_etcd_stream_close(&w->stream);
 	say(why, data);
 }
+
+/* ---- did the store go back? ---- */
+
+struct check {
+	struct cs_etcd_watch *watch; /* NULL: it is over */
+};
+
+static void on_checked(
+	const struct cs_etcd_result *result, const struct cs_etcd_kv *kvs, size_t n, bool more, void *data)
+{
+	(void)kvs;
+	(void)n;
+	(void)more;
+	struct check *check = data;
+	struct cs_etcd_watch *w = check->watch;
+	free(check);
+	if (!w)
+		return;
+	w->check = NULL;
+	if (result->outcome != CS_ETCD_DONE || result->revision >= w->next - 1)
+		return;
+	struct cs_error e;
+	cs_error_set(&e, -ESTALE, "etcd is at revision %lld, and was at %lld: it was set back",
+		(long long)result->revision, (long long)w->next - 1);
+	end(w, w->events.compacted, &e);
+}
+
+/* A member that does not know the revision that we have either lags behind, or all of them were set back: a read that is
+ * not allowed to be old tells. */
+static void check_place(struct cs_etcd_watch *w)
+{
+	const struct cs_etcd_range range = {.key = w->key, .limit = 1, .keys_only = true};
+	struct cs_error e;
+	if (w->check)
+		return;
+	w->check = cs_xcalloc(1, sizeof(*w->check));
+	w->check->watch = w;
+	if (cs_etcd_range(w->stream.etcd, &range, CS_ETCD_SILENT_MS, on_checked, w->check, &e) == 0)
+		return;
+	free(w->check); /* the next silence asks again */
+	w->check = NULL;
+}
+
+/* ---- what etcd says ---- */
 
 static void take_events(struct cs_etcd_watch *w, const Etcdserverpb__WatchResponse *r)
 {
@@ -132,6 +177,8 @@ static void watch_message(struct etcd_stream *s, const ProtobufCMessage *message
 		 * a sign of life: before 3.4.25 and 3.5.8 it can overtake events. */
 		w->next = r->header->revision + 1;
 	}
+	if (r->header && r->header->revision < w->next - 1 && r->n_events == 0 && !s->over)
+		check_place(w);
 	if (w->events.alive && !s->over)
 		w->events.alive(w->data);
 }
@@ -169,6 +216,8 @@ static void watch_refused(struct etcd_stream *s, const struct cs_error *why)
 static void watch_gone(struct etcd_stream *s)
 {
 	struct cs_etcd_watch *w = (struct cs_etcd_watch *)s;
+	if (w->check)
+		w->check->watch = NULL;
 	drop_held(w);
 	free(w->held);
 	free((void *)(uintptr_t)w->key.data);

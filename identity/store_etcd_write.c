@@ -93,11 +93,22 @@ static void advance(struct cs_etcd_backend *b, const struct txn *t)
 	uv_mutex_unlock(&b->lock);
 }
 
-/* Somebody else wrote, or leads. */
-static int beaten(struct cs_etcd_backend *b, const struct txn *t, struct cs_error *e)
+/* Somebody moved it: the watch will tell. Back, though, goes only a store that was set back. */
+static void heard_of_head(struct cs_etcd_backend *b, const struct txn *t)
 {
 	if (t->head > b->want)
 		b->want = t->head;
+	if (t->head >= b->head)
+		return;
+	uv_mutex_lock(&b->lock);
+	b->lost_place = true;
+	uv_mutex_unlock(&b->lock);
+}
+
+/* Somebody else wrote, or leads. */
+static int beaten(struct cs_etcd_backend *b, const struct txn *t, struct cs_error *e)
+{
+	heard_of_head(b, t);
 	if (!t->leads)
 		return not_leader(b, e);
 	return cs_error_set(e, -EAGAIN, "another replica has written to the store meanwhile");
@@ -124,8 +135,8 @@ int cs_store_etcd_make_sure(struct cs_etcd_backend *b, struct cs_error *e)
 	b->unsure = false;
 	if (t.succeeded)
 		advance(b, &t);
-	else if (t.head > b->want)
-		b->want = t.head;
+	else
+		heard_of_head(b, &t);
 	return 0;
 }
 

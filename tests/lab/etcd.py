@@ -231,6 +231,12 @@ class Etcd:
                                                           "range_end": b64(end)}})
         m.call("auth/enable")
 
+    def rows(self, prefix):
+        """{key without the prefix: value} of all that begin with it."""
+        end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        said = self.leader().call("kv/range", {"key": b64(prefix), "range_end": b64(end)})
+        return {unb64(kv["key"]).removeprefix(prefix): unb64(kv.get("value", "")) for kv in said.get("kvs", [])}
+
     def stop(self):
         for m in self.members:
             if m.process and m.process.poll() is None:
