@@ -29,4 +29,6 @@ const struct cs_command cs_cmd_bootstrap_spire = {.name = "bootstrap spire",
 	.summary = "Make the SPIRE entries that Countersign itself needs, or check an installation",
 	.usage = "[--print|--check] --trust-domain NAME --node NAME... [OPTION...]",
 	.passes_on = true,
+	.examples = "  countersign bootstrap spire --trust-domain example.org --node n1 --cluster-node n1\n"
+		    "  countersign bootstrap spire --check --trust-domain example.org --node n1\n",
 	.run = run};
