@@ -1,6 +1,8 @@
-"""A node for the scenarios of the adapter: an agent of SPIRE, an adapter, and identityd played by the lab."""
+"""Nodes for the scenarios: an agent of SPIRE, an adapter, and identityd, played by the lab or for real."""
 from lab import adapter as lab
 from lab import identityd
+from lab.interfaces import Interfaces
+from lab.spire import wait_for
 
 A, B = 100001, 100002
 HOST = 1
@@ -74,4 +76,34 @@ class Home:
             for node in self.nodes:
                 node.close()
         finally:
+            self.spire.close()
+
+
+class RealHome:
+    """identityd for real: its mutual TLS is by SVIDs that the adapter of each node hands over as files."""
+
+    def __init__(self, spire):
+        self.spire, self.things, self.interfaces = spire, [], Interfaces()
+
+    def keep(self, thing):
+        self.things.append(thing)
+        return thing
+
+    def adapter(self, name, server=False, ttl=None):
+        """An agent of SPIRE and the adapter beside it; the settings tls.* for identityd, once the files are there."""
+        agent = self.spire.add_agent(name)
+        self.spire.node(agent, name, ttl=ttl, server=server)
+        adapter = self.keep(lab.Adapter(self.spire.dir / f"i-{name}", self.spire.dir / "unused", "source=spire",
+                                        f"spire.agent_socket={agent.socket}", f"spire.admin_socket={agent.admin}",
+                                        node=name))
+        dir = adapter.sockets / "tls" / ("identityd" if server else "node")
+        wait_for(lambda: (dir / "svid.pem").exists(), dir)
+        return adapter, agent, {"tls.cert": dir / "svid.pem", "tls.key": dir / "svid.key", "tls.bundle": dir / "bundle.pem"}
+
+    def close(self):
+        try:
+            for thing in reversed(self.things):
+                thing.stop()
+        finally:
+            self.interfaces.close()
             self.spire.close()

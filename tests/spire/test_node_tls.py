@@ -5,53 +5,24 @@ import time
 
 import pytest
 
-from lab import adapter as lab
-from lab.interfaces import Interfaces
 from lab.node_tls import served
 from lab.nodes import SVID_READY, Identityd, condition, spec
 from lab.spire import wait_for
+from spire_nodes import RealHome
 
 TTL = 20
 
 
-class Home:
-    def __init__(self, spire):
-        self.spire, self.things, self.interfaces = spire, [], Interfaces()
-
-    def keep(self, thing):
-        self.things.append(thing)
-        return thing
-
-    def adapter(self, name, server=False):
-        """An agent of SPIRE and the adapter beside it; the settings tls.* for identityd, once the files are there."""
-        agent = self.spire.add_agent(name)
-        self.spire.node(agent, name, ttl=TTL, server=server)
-        adapter = self.keep(lab.Adapter(self.spire.dir / f"i-{name}", self.spire.dir / "unused", "source=spire",
-                                        f"spire.agent_socket={agent.socket}", f"spire.admin_socket={agent.admin}",
-                                        node=name))
-        dir = adapter.sockets / "tls" / ("identityd" if server else "node")
-        wait_for(lambda: (dir / "svid.pem").exists(), dir)
-        return adapter, agent, {"tls.cert": dir / "svid.pem", "tls.key": dir / "svid.key", "tls.bundle": dir / "bundle.pem"}
-
-    def close(self):
-        try:
-            for thing in reversed(self.things):
-                thing.stop()
-        finally:
-            self.interfaces.close()
-            self.spire.close()
-
-
 @pytest.fixture
 def home(Spire):
-    home = Home(Spire())
+    home = RealHome(Spire())
     yield home
     home.close()
 
 
 def test_two_nodes_by_spire(home):
-    one, agent1, server_files = home.adapter("n1", server=True)
-    two, agent2, node_files = home.adapter("n2")
+    one, agent1, server_files = home.adapter("n1", server=True, ttl=TTL)
+    two, agent2, node_files = home.adapter("n2", ttl=TTL)
     server = home.keep(Identityd(home.spire.dir / "i-n1", node="n1", settings={
         **server_files, "node.addresses": "10.0.0.1"}))
     first = served(server.port, node_files)
