@@ -228,7 +228,8 @@ static bool rotate(struct cs_pair *pair, void *data)
 	const struct rotation *r = data;
 	if (pair->key.local != r->svid.identity)
 		return true;
-	if (pair->live && (int64_t)pair->basis.not_after_unix_s < r->svid.not_after_unix_s)
+	/* One that ends with the old one too: minted within the same second, or cut to the end of its authority. */
+	if (pair->live && (int64_t)pair->basis.not_after_unix_s <= r->svid.not_after_unix_s)
 		cs_pair_rotated(pair, ROTATION_SPREAD_MS, &r->now);
 	if (!pair->live && (pair->refused == CS_R_NO_LOCAL_SVID || pair->refused == CS_R_SVID_EXPIRED)) {
 		cs_hold_forget(r->a->hold, &pair->key, pair->refused);

@@ -281,6 +281,40 @@ static void test_as_far_by_other_certificates(void **state)
 	assert_memory_equal(&pair(t, k)->basis.remote, &basis.remote, sizeof(basis.remote));
 }
 
+static void say_svid(struct test *t, uint64_t generation, int64_t not_after_unix_s)
+{
+	char spiffe_id[] = "spiffe://example.org/identity/101";
+	uint8_t der[] = "leaf";
+	ProtobufCBinaryData chain = {.len = sizeof(der), .data = der};
+	Countersign__V1__Svid m = COUNTERSIGN__V1__SVID__INIT, *list[] = {&m};
+	Countersign__V1__SvidBatch batch = COUNTERSIGN__V1__SVID_BATCH__INIT;
+	struct cs_error e;
+	m.identity = 101;
+	m.spiffe_id = spiffe_id;
+	m.generation = generation;
+	m.n_chain = 1;
+	m.chain = &chain;
+	m.not_after_unix_s = not_after_unix_s;
+	batch.n_svids = 1;
+	batch.svids = list;
+	assert_int_equal(cs_svids_batch(t->a.svids, &batch, &e), 0);
+	cs_entries_svid(&t->a, 101);
+}
+
+/* The new certificate may end in the same second as the old one, as where both end with their authority: the entry must come
+ * to rest on it all the same. */
+static void test_a_rotation_authenticates_anew(void **state)
+{
+	struct test *t = *state;
+	struct cs_auth_key k = key(101, 100, t->n2);
+	assert_int_equal(write_entry(t, k, HOUR), 0);
+	int64_t end_s = (int64_t)pair(t, k)->basis.not_after_unix_s, renew_ms = pair(t, k)->renew_mono_ms;
+	say_svid(t, 1, end_s - 1); /* the twin: nothing to gain */
+	assert_int_equal(pair(t, k)->renew_mono_ms, renew_ms);
+	say_svid(t, 2, end_s);
+	assert_true(pair(t, k)->renew_mono_ms < renew_ms);
+}
+
 static void test_what_policy_does_not_ask_for_is_not_written(void **state)
 {
 	struct test *t = *state;
@@ -512,6 +546,7 @@ int main(void)
 		CASE(test_never_beyond_max_ttl),
 		CASE(test_a_later_one_only_lengthens),
 		CASE(test_as_far_by_other_certificates),
+		CASE(test_a_rotation_authenticates_anew),
 		CASE(test_what_policy_does_not_ask_for_is_not_written),
 		CASE(test_both_of_a_pair_on_one_node),
 		CASE(test_what_cannot_be_deleted_is_not_forgotten),
