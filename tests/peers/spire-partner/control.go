@@ -190,6 +190,12 @@ func (c *control) agentDo(r *http.Request) (any, error) {
 			return nil, err
 		}
 		a.faults.set(list)
+		a.mu.Lock()
+		fronts := a.fronts
+		a.mu.Unlock()
+		for _, f := range fronts {
+			f.listener.release()
+		}
 		return nothing{}, nil
 	default:
 		return nil, fmt.Errorf("an agent cannot %s", what)

@@ -25,10 +25,7 @@ func (d *delegatedAPI) authorize(caller []*types.Selector) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	found := false
-	for _, c := range a.matching(caller) {
-		if c.svid == nil {
-			continue
-		}
+	for _, c := range a.matching(caller) { // entries count, be their SVIDs there or not
 		found = true
 		if slices.Contains(a.Delegates, idString(c.entry.SpiffeId)) {
 			return nil

@@ -55,7 +55,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	own := &conn{Conn: c, listener: l, left: -1, ended: make(chan struct{})}
+	own := &conn{Conn: c, listener: l, left: -1, released: make(chan struct{}), ended: make(chan struct{})}
 	l.mu.Lock()
 	l.conns[own] = true
 	l.accepted++
@@ -76,6 +76,14 @@ func (l *listener) cut() {
 	}
 }
 
+func (l *listener) release() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c := range l.conns {
+		c.release()
+	}
+}
+
 func (l *listener) open() (now, ever int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -89,6 +97,7 @@ type conn struct {
 	mu       sync.Mutex
 	left     int // negative: no limit
 	stall    bool
+	released chan struct{} // closed: go on
 	once     sync.Once
 	ended    chan struct{}
 }
@@ -101,7 +110,7 @@ func (c *conn) limit(left int, stall bool) {
 
 func (c *conn) Write(b []byte) (int, error) {
 	c.mu.Lock()
-	left, stall := c.left, c.stall
+	left, stall, released := c.left, c.stall, c.released
 	if left >= 0 {
 		c.left = max(0, left-len(b))
 	}
@@ -110,12 +119,26 @@ func (c *conn) Write(b []byte) (int, error) {
 		return c.Conn.Write(b)
 	}
 	c.Conn.Write(b[:left])
-	if stall {
-		<-c.ended
-	} else {
+	if !stall {
 		c.Close()
+		return left, net.ErrClosed
 	}
-	return left, net.ErrClosed
+	select {
+	case <-c.ended:
+		return left, net.ErrClosed
+	case <-released:
+		n, err := c.Conn.Write(b[left:])
+		return left + n, err
+	}
+}
+
+// release ends what limit began.
+func (c *conn) release() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.left = -1
+	close(c.released)
+	c.released = make(chan struct{})
 }
 
 func (c *conn) Close() error {
