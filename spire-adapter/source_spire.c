@@ -123,6 +123,13 @@ static void mark_chain(const struct spire *s, const struct cs_spire_chain *chain
 			"SPIRE's agent has only one that has expired; it may be cut off from the server");
 		return;
 	}
+	if (chain->not_before_unix_s > cs_loop_unix_ms(s->loop) / 1000) {
+		seen->what = CS_SPIRE_SEEN_EARLY;
+		cs_error_reason(&seen->why, -EKEYREJECTED, CS_R_SVID_EXPIRED,
+			"SPIRE's is not valid before %lld s from now; do the clocks differ? It is asked again",
+			(long long)(chain->not_before_unix_s - cs_loop_unix_ms(s->loop) / 1000));
+		return;
+	}
 	seen->what = CS_SPIRE_SEEN_SVID;
 	memcpy(seen->leaf_sha256, chain->leaf_sha256, sizeof(seen->leaf_sha256));
 }
@@ -339,6 +346,12 @@ static void on_agent(void *data, const struct cs_error *why)
 	}
 }
 
+static void on_stuck(void *data)
+{
+	struct spire *s = data;
+	cs_grpc_channel_reset(s->admin);
+}
+
 static double on_random(void *data)
 {
 	uint32_t n;
@@ -419,6 +432,8 @@ static void own_svid(void *data, const struct cs_spire_own *own)
 			continue;
 		s->own[i].named = true;
 		mark_chain(s, &own->chain, &s->own[i].seen);
+		if (s->own[i].seen.what == CS_SPIRE_SEEN_EARLY)
+			cs_spire_workload_again(s->workload);
 		if (s->own[i].seen.what == CS_SPIRE_SEEN_SVID)
 			cs_spire_files_put(s->own[i].files, own);
 		if (!cs_spire_subs_seen(s->subs, s->own[i].identity, &s->own[i].seen, now_mono_ms(s)) ||
@@ -558,7 +573,7 @@ static int make_clients(struct spire *s, const struct cs_source_spire_options *o
 		r = cs_spire_bundles_new(
 			s->loop, s->admin, o->trust_domain, o->bundle_reopen_ms, &bundles, &s->bundles, e);
 	if (r == 0)
-		r = cs_spire_workload_new(s->loop, o->agent_socket, &own, &s->workload, e);
+		r = cs_spire_workload_new(s->loop, o->agent_socket, o->watchdog_ms, &own, &s->workload, e);
 	return r;
 }
 
@@ -567,7 +582,7 @@ int cs_source_spire_new(struct cs_loop *loop, const struct cs_source_spire_optio
 {
 	const struct cs_spire_subs_times times = {o->quiet_ms, o->watchdog_ms};
 	struct spire *s = calloc(1, sizeof(*s));
-	const struct cs_spire_subs_io io = {on_open, on_cancel, on_none, on_agent, on_random, s};
+	const struct cs_spire_subs_io io = {on_open, on_cancel, on_none, on_agent, on_stuck, on_random, s};
 	if (!s)
 		return cs_error_set(e, -ENOMEM, "out of memory");
 	*s = (struct spire){

@@ -395,7 +395,7 @@ static int start_workload(struct cs_spire_server *s, const char *agent_socket, s
 		.end = own_end,
 		.trouble = own_trouble,
 		.data = s};
-	return cs_spire_workload_new(s->loop, agent_socket, &events, &s->workload, e);
+	return cs_spire_workload_new(s->loop, agent_socket, CS_SPIRE_OWN_SILENT_MS, &events, &s->workload, e);
 }
 
 /* ---- life ---- */

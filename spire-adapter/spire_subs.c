@@ -18,6 +18,7 @@ enum cause {
 	SAID_NOTHING,
 	SAID_OTHERS,
 	SAID_EXPIRED,
+	SAID_EARLY,
 	SAID_BAD
 };
 
@@ -267,6 +268,18 @@ bool cs_spire_subs_knows(const struct cs_spire_subs *s, uint32_t identity, const
 	return sub && knows(sub, leaf_sha256);
 }
 
+static void unusable(struct cs_spire_subs *s, struct sub *sub, const struct cs_spire_seen *seen, int64_t now_ms)
+{
+	static const enum cause causes[] = {[CS_SPIRE_SEEN_EXPIRED] = SAID_EXPIRED,
+		[CS_SPIRE_SEEN_EARLY] = SAID_EARLY,
+		[CS_SPIRE_SEEN_BAD] = SAID_BAD};
+	say_none(s, sub, causes[seen->what], &seen->why);
+	if (seen->what == CS_SPIRE_SEEN_EARLY && !sub->own) {
+		s->io.cancel(s->io.data, sub->identity);
+		rest(s, sub, now_ms);
+	}
+}
+
 bool cs_spire_subs_seen(
 	struct cs_spire_subs *s, uint32_t identity, const struct cs_spire_seen *seen, int64_t now_mono_ms)
 {
@@ -275,7 +288,7 @@ bool cs_spire_subs_seen(
 		return false;
 	if (!sub->own) {
 		cs_spire_subs_answered(s, now_mono_ms);
-		sub->failures = 0;
+		sub->failures = seen->what == CS_SPIRE_SEEN_EARLY ? sub->failures : 0;
 		if (sub->state == WAITING)
 			move(s, sub, OPEN);
 	}
@@ -286,7 +299,7 @@ bool cs_spire_subs_seen(
 	}
 	sub->gone_ms = INT64_MAX;
 	if (seen->what != CS_SPIRE_SEEN_SVID) {
-		say_none(s, sub, seen->what == CS_SPIRE_SEEN_EXPIRED ? SAID_EXPIRED : SAID_BAD, &seen->why);
+		unusable(s, sub, seen, now_mono_ms);
 		return false;
 	}
 	if (knows(sub, seen->leaf_sha256))
@@ -335,6 +348,8 @@ static void watchdog(struct cs_spire_subs *s, struct sub *sub, int64_t now_ms)
 	cs_error_reason(&e, -ETIMEDOUT, CS_R_NO_LOCAL_SVID, "SPIRE's agent answers no call; if that lasts, restart it");
 	s->probing = true;
 	set_trouble(s, SAID_SILENT, &e);
+	if (s->nopen == 0)
+		s->io.stuck(s->io.data);
 }
 
 static void sub_due(struct cs_spire_subs *s, struct sub *sub, int64_t now_ms)

@@ -26,7 +26,8 @@ enum cs_spire_seen_what {
 	CS_SPIRE_SEEN_NOTHING, /* the set is empty: no entry matches */
 	CS_SPIRE_SEEN_OTHERS,  /* what matches has other SPIFFE IDs; why names one */
 	CS_SPIRE_SEEN_EXPIRED, /* it is there, but its time is over */
-	CS_SPIRE_SEEN_BAD,     /* it is there and cannot be used; why says so */
+	CS_SPIRE_SEEN_EARLY, /* it is there, and valid later: the clocks differ. No message will say when; it is asked again */
+	CS_SPIRE_SEEN_BAD, /* it is there and cannot be used; why says so */
 	CS_SPIRE_SEEN_SVID,
 };
 struct cs_spire_seen {
@@ -51,6 +52,8 @@ struct cs_spire_subs_io {
 	void (*none)(void *data, uint32_t identity, bool withdrawn, const struct cs_error *why);
 	/* The agent answers (NULL), is away, refuses us, or is silent: at changes from one to another only. */
 	void (*agent)(void *data, const struct cs_error *why);
+	/* No call is answered, and none is open: a new connection costs nothing and may help. */
+	void (*stuck)(void *data);
 	/* 0 to 1, for jitter. */
 	double (*random)(void *data);
 	void *data;
@@ -80,7 +83,7 @@ void cs_spire_subs_answered(struct cs_spire_subs *s, int64_t now_mono_ms);
 void cs_spire_subs_refused(struct cs_spire_subs *s, const struct cs_error *why, int64_t now_mono_ms);
 /* Was this SVID delivered already? Then its key need not be looked at. */
 bool cs_spire_subs_knows(const struct cs_spire_subs *s, uint32_t identity, const uint8_t leaf_sha256[32]);
-/* A message. True: this SVID is new; deliver it. */
+/* A message. True: this SVID is new; deliver it. EARLY ends the call (io.cancel). */
 bool cs_spire_subs_seen(
 	struct cs_spire_subs *s, uint32_t identity, const struct cs_spire_seen *seen, int64_t now_mono_ms);
 /* The call is over. */

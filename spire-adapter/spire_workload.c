@@ -14,10 +14,13 @@ struct cs_spire_workload {
 	struct cs_spire_workload_events events;
 	struct cs_grpc_channel *channel;
 	struct cs_grpc_client_call *call;
-	struct cs_timer timer;
-	uint64_t connection; /* of the call */
-	int64_t wait_ms;     /* before the next call */
+	struct cs_timer timer; /* a call is due, or its first message is overdue */
+	uint64_t connection;   /* of the call */
+	int64_t wait_ms;       /* before the next call */
+	int64_t watchdog_ms;
 	bool in_trouble, closing;
+	bool again; /* asked for by what reads the message */
+	bool over;  /* the call was cancelled here, for another one */
 };
 
 static void trouble(struct cs_spire_workload *w, const struct cs_error *why)
@@ -50,6 +53,14 @@ static int read_own(const X509SVID *in, struct cs_spire_own *own, struct cs_erro
 	return r;
 }
 
+static void later(struct cs_spire_workload *w)
+{
+	w->wait_ms += CS_SPIRE_OWN_RETRY_MS;
+	if (w->wait_ms > CS_SPIRE_OWN_SLOWEST_MS)
+		w->wait_ms = CS_SPIRE_OWN_SLOWEST_MS;
+	cs_timer_start(&w->timer, w->wait_ms, 0);
+}
+
 static void on_message(struct cs_grpc_client_call *call, const ProtobufCMessage *message, void *data)
 {
 	struct cs_spire_workload *w = data;
@@ -58,8 +69,9 @@ static void on_message(struct cs_grpc_client_call *call, const ProtobufCMessage 
 	(void)call;
 	if (w->closing)
 		return;
-	w->wait_ms = 0;
 	w->in_trouble = false;
+	w->again = false;
+	cs_timer_stop(&w->timer);
 	w->events.begin(w->events.data);
 	for (size_t i = 0; i < in->n_svids; i++) {
 		X509SVID *svid = in->svids[i];
@@ -77,6 +89,15 @@ static void on_message(struct cs_grpc_client_call *call, const ProtobufCMessage 
 		EVP_PKEY_free(own.key);
 	}
 	w->events.end(w->events.data);
+	if (w->again)
+		later(w);
+	else
+		w->wait_ms = 0;
+}
+
+void cs_spire_workload_again(struct cs_spire_workload *w)
+{
+	w->again = true;
 }
 
 static void on_done(const struct cs_grpc_status *status, void *data)
@@ -86,6 +107,12 @@ static void on_done(const struct cs_grpc_status *status, void *data)
 	w->call = NULL;
 	if (w->closing)
 		return;
+	cs_timer_stop(&w->timer);
+	if (w->over) {
+		w->over = false;
+		later(w);
+		return;
+	}
 	bool ready = cs_grpc_channel_state(w->channel) == CS_GRPC_READY;
 	if (!ready || cs_grpc_channel_connection(w->channel) != w->connection) { /* lost with its connection */
 		if (ready)
@@ -101,10 +128,7 @@ static void on_done(const struct cs_grpc_status *status, void *data)
 			status->message);
 		trouble(w, &e);
 	}
-	w->wait_ms += CS_SPIRE_OWN_RETRY_MS;
-	if (w->wait_ms > CS_SPIRE_OWN_SLOWEST_MS)
-		w->wait_ms = CS_SPIRE_OWN_SLOWEST_MS;
-	cs_timer_start(&w->timer, w->wait_ms, 0);
+	later(w);
 }
 
 static void fetch(struct cs_spire_workload *w)
@@ -121,14 +145,32 @@ static void fetch(struct cs_spire_workload *w)
 		    on_message, on_done, w, &w->call, &e) < 0) {
 		trouble(w, &e);
 		cs_timer_start(&w->timer, CS_SPIRE_OWN_SLOWEST_MS, 0);
+	} else {
+		cs_timer_start(&w->timer, w->watchdog_ms, 0);
 	}
 }
 
+/* There is no call yet; or it is silent, and then the connection has no other one; or it is to be asked again. */
 static void on_timer(struct cs_timer *timer)
 {
 	struct cs_spire_workload *w = timer->data;
-	if (cs_grpc_channel_state(w->channel) == CS_GRPC_READY)
-		fetch(w);
+	struct cs_error e;
+	if (!w->call) {
+		if (cs_grpc_channel_state(w->channel) == CS_GRPC_READY)
+			fetch(w);
+		return;
+	}
+	if (!w->again) {
+		cs_error_set(&e, -ETIMEDOUT,
+			"SPIRE's agent (Workload API) has said nothing for %lld s; it is asked again",
+			(long long)w->watchdog_ms / 1000);
+		trouble(w, &e);
+	}
+	if (!w->again)
+		cs_grpc_channel_reset(w->channel);
+	w->again = false;
+	w->over = true;
+	cs_grpc_client_cancel(w->call);
 }
 
 static void on_state(
@@ -144,14 +186,14 @@ static void on_state(
 		trouble(w, error);
 }
 
-int cs_spire_workload_new(struct cs_loop *loop, const char *socket, const struct cs_spire_workload_events *events,
-	struct cs_spire_workload **ret, struct cs_error *e)
+int cs_spire_workload_new(struct cs_loop *loop, const char *socket, int64_t watchdog_ms,
+	const struct cs_spire_workload_events *events, struct cs_spire_workload **ret, struct cs_error *e)
 {
 	char target[CS_PATH + 8];
 	struct cs_spire_workload *w = calloc(1, sizeof(*w));
 	if (!w)
 		return cs_error_set(e, -ENOMEM, "out of memory");
-	*w = (struct cs_spire_workload){.loop = loop, .events = *events};
+	*w = (struct cs_spire_workload){.loop = loop, .events = *events, .watchdog_ms = watchdog_ms};
 	snprintf(target, sizeof(target), "unix:%s", socket);
 	const struct cs_grpc_channel_options options = {
 		.target = target, .keep = true, .on_state = on_state, .data = w};

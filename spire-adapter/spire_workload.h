@@ -12,6 +12,7 @@
 #define CS_SPIRE_OWN_BUNDLE     64 /* authorities of one trust domain */
 #define CS_SPIRE_OWN_RETRY_MS   1000
 #define CS_SPIRE_OWN_SLOWEST_MS 30000 /* linear as go-spiffe's: 1 s, 2 s, ... */
+#define CS_SPIRE_OWN_SILENT_MS  30000 /* a usual watchdog_ms */
 
 /* Everything in it is borrowed until the callback returns; the key must be referenced to be kept. */
 struct cs_spire_own {
@@ -36,9 +37,12 @@ struct cs_spire_workload_events {
 
 struct cs_spire_workload;
 
-/* socket: need not exist yet. events is copied. */
-CS_MUST_USE int cs_spire_workload_new(struct cs_loop *loop, const char *socket,
+/* socket: need not exist yet. watchdog_ms: how long a first message may take; then the connection is made anew. events is
+ * copied. */
+CS_MUST_USE int cs_spire_workload_new(struct cs_loop *loop, const char *socket, int64_t watchdog_ms,
 	const struct cs_spire_workload_events *events, struct cs_spire_workload **ret, struct cs_error *e);
+/* Within `svid`: what it says is of no use yet. Ask again in a while, for no message will come when it is. */
+void cs_spire_workload_again(struct cs_spire_workload *w);
 /* How often a connection was made. */
 uint64_t cs_spire_workload_connections(const struct cs_spire_workload *w);
 /* Nothing is called any more; the loop ends later. NULL is fine. */

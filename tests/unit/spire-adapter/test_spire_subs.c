@@ -19,7 +19,7 @@ struct fixture {
 	struct cs_spire_subs *subs;
 	int64_t now_ms;
 	bool open[FIRST + MANY];
-	unsigned nopen, opens, cancels, nones, withdrawn, agents;
+	unsigned nopen, opens, cancels, nones, withdrawn, agents, stuck;
 	uint32_t last;
 	bool agent_ok;
 	struct cs_error why, agent_why;
@@ -66,6 +66,12 @@ static void on_agent(void *data, const struct cs_error *why)
 		f->agent_why = *why;
 }
 
+static void on_stuck(void *data)
+{
+	struct fixture *f = data;
+	f->stuck++;
+}
+
 static double on_random(void *data)
 {
 	(void)data;
@@ -75,7 +81,7 @@ static double on_random(void *data)
 static int setup(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
-	const struct cs_spire_subs_io io = {on_open, on_cancel, on_none, on_agent, on_random, f};
+	const struct cs_spire_subs_io io = {on_open, on_cancel, on_none, on_agent, on_stuck, on_random, f};
 	const struct cs_spire_subs_times times = {QUIET_MS, WATCHDOG_MS};
 	f->now_ms = 1000000;
 	f->subs = cs_spire_subs_new(&io, &times);
@@ -282,6 +288,27 @@ static void test_an_unusable_svid_leaves_the_old_one(void **state)
 	assert_int_equal(f->nones, 1);
 }
 
+/* No message will say that its time has come. */
+static void test_an_svid_of_a_later_time_is_asked_for_again(void **state)
+{
+	struct fixture *f = *state;
+	start(f, 100);
+	for (int i = 0; i < 5; i++) {
+		f->open[100] = true; /* as it is while the message is read */
+		assert_false(seen(f, 100, CS_SPIRE_SEEN_EARLY, 1));
+		assert_false(f->open[100]);
+		pass(f, CS_SPIRE_RETRY_MIN_MS << i);
+		assert_true(f->open[100]);
+	}
+	assert_int_equal(f->nones, 1);
+	assert_true(f->agent_ok);
+	assert_true(svid(f, 100, 1));
+	seen(f, 100, CS_SPIRE_SEEN_EARLY, 2); /* the one that is there stays */
+	pass(f, 10 * QUIET_MS);
+	assert_int_equal(f->nones, 1);
+	assert_false(svid(f, 100, 1));
+}
+
 /* ---- many ---- */
 
 static void test_never_more_than_a_few_wait(void **state)
@@ -347,6 +374,7 @@ static void test_a_wedged_agent_is_told_apart(void **state)
 	assert_false(f->agent_ok);
 	assert_non_null(strstr(f->agent_why.text, "restart"));
 	assert_true(f->nopen <= CS_SPIRE_PROBES); /* it is not loaded any more */
+	assert_true(f->stuck > 0);
 	pass(f, 20 * WATCHDOG_MS);
 	assert_int_equal(f->agents, 1);
 	for (uint32_t i = FIRST; i < FIRST + 100; i++) { /* it comes back, and all are served in the end */
@@ -356,6 +384,21 @@ static void test_a_wedged_agent_is_told_apart(void **state)
 	}
 	assert_true(f->agent_ok);
 	assert_int_equal(cs_spire_subs_count(f->subs).open, 100);
+}
+
+/* Open streams of a wedged agent still get what is new: they are worth more than another connection. */
+static void test_a_silent_agent_keeps_its_streams(void **state)
+{
+	struct fixture *f = *state;
+	start(f, 100);
+	svid(f, 100, 1);
+	f->now_ms++;
+	start(f, 101);
+	pass(f, 10 * WATCHDOG_MS);
+	assert_false(f->agent_ok);
+	assert_int_equal(f->stuck, 0);
+	assert_true(f->open[100]);
+	assert_true(svid(f, 100, 2));
 }
 
 /* ---- the agent goes, comes, refuses ---- */
@@ -507,6 +550,8 @@ int main(void)
 		TEST(test_another_spiffe_id_is_not_ours),
 		TEST(test_an_expired_svid_is_no_svid_and_no_withdrawal),
 		TEST(test_an_unusable_svid_leaves_the_old_one),
+		TEST(test_an_svid_of_a_later_time_is_asked_for_again),
+		TEST(test_a_silent_agent_keeps_its_streams),
 		TEST(test_never_more_than_a_few_wait),
 		TEST(test_stopped_while_it_waits_makes_room),
 		TEST(test_an_entry_that_cannot_be_signed_gives_its_place_up),
