@@ -115,7 +115,7 @@ def test_what_is_not_one_is_told(ca, other, tmp_path):
             "leaf certificate does not match private key": (chain, other.files["n1"][1], bundle, DOMAIN),
             "unknown authority": (chain, key, other.files["n1"][2], DOMAIN),
             'no X.509 bundle found for trust domain: "example.org"': (chain, key, bundle, "other.example"),
-            "leaf certificate must not have CA flag": (bundle, key, bundle, DOMAIN)}.items():
+            "leaf certificate SPIFFE ID must have a non-root path": (bundle, key, bundle, DOMAIN)}.items():
         with pytest.raises(Failed, match=what):
             go("load", *args)
 
