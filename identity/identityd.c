@@ -295,7 +295,8 @@ static int serve_node(struct cs_identityd *d, struct cs_error *e)
 	int r = serve_on(d, cs_directory_service_grpc(d->node_directory), "directory.sock", &d->directory_server, e);
 	if (r == 0)
 		r = serve_on(d, cs_endpoints_service_grpc(d->endpoints), "endpoints.sock", &d->endpoints_server, e);
-	d->admin = cs_admin_service_new(d->cluster, &d->config->cluster_server);
+	d->admin = cs_admin_service_new(
+		d->cluster, &d->config->cluster_server, d->config->gc_grace_ms, (size_t)d->config->gc_rate);
 	if (r == 0)
 		r = serve_on(d, cs_admin_service_grpc(d->admin), "admin.sock", &d->admin_server, e);
 	return r;

@@ -28,7 +28,8 @@ struct cs_identityd_config {
 	char *policy_dir;
 	int placement_authority; /* enum cs_authority_kind */
 	char *placement_file;
-	int64_t address_quarantine_ms, id_quarantine_ms, svid_max_life_ms, auth_max_ttl_ms, directory_coalesce_ms;
+	int64_t address_quarantine_ms, id_quarantine_ms, svid_max_life_ms, auth_max_ttl_ms, gc_grace_ms, gc_rate,
+		directory_coalesce_ms;
 	struct cs_strings depends_on;
 };
 

@@ -80,6 +80,10 @@ static const struct cs_setting settings[] = {
 		"The longest that any SVID of an identity lives, whoever issues it; role all"),
 	CS_SET_DURATION(C, auth_max_ttl_ms, "auth.max_ttl", "1h", 10000, 86400000,
 		"The longest auth.max_ttl of any node's authd; role all"),
+	CS_SET_DURATION(C, gc_grace_ms, "gc.grace", "1h", 0, 30 * 86400000LL,
+		"For how long no endpoint may refer to an identity before it is deleted; role all"),
+	CS_SET_INT(C, gc_rate, "gc.rate", "2500", 1, 65536, NULL,
+		"How many identities are marked, and how many deleted, in a minute; role all"),
 	CS_SET_DURATION(C, directory_coalesce_ms, "directory.coalesce", "50ms", 0, 5000,
 		"The least time between two batches of changes to one node; the first after a quiet while goes at "
 		"once"),
