@@ -41,7 +41,7 @@
 #define CS_CLAIM_RETRY_MAX_MS    15000
 
 #define CS_LEADER_NAME_MAX 253
-#define CS_REPLICAS_MAX    8 /* of the cluster role, that a node knows */
+#define CS_REPLICAS_MAX    8    /* of the cluster role, that a node knows */
 #define CS_STORE_SILENT_MS 6000 /* etcd: nothing heard for so long is told */
 /* A node has one connection to a replica, and a dead one or two that TCP still holds. */
 #define CS_NODE_CONNECTIONS_MAX 4

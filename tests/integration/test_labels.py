@@ -4,7 +4,7 @@ import pytest
 
 from lab import protos
 from lab.identity_lab import Lab, refused
-from lab.nodes import Daemon, condition, labels, reason_of, spec, IDENTIFIED, PROGRAM, REGISTERED
+from lab.nodes import IDENTIFIED, PROGRAM, REGISTERED, Daemon, condition, reason_of, spec
 
 
 @pytest.fixture
