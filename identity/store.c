@@ -172,7 +172,7 @@ static int read_backend(struct cs_store *s, bool whole, const struct cs_fact_sin
 		code = r.error.code;
 	cs_store_undo(s); /* of a revision that did not end */
 	cs_meta_fini(&r.meta);
-	s->lost = r.error.code != 0;
+	s->lost = r.error.code != 0 || (s->lost && code < 0);
 	return code;
 }
 
@@ -363,6 +363,9 @@ int cs_store_commit(struct cs_store *s, struct cs_store_op *const *ops, size_t n
 		if (r == -EAGAIN && ++attempts < ATTEMPTS_MAX)
 			r = cs_store_poll(s, sink, e);
 	}
+	if (r == -EAGAIN)
+		r = cs_error_reason(e, -ETIMEDOUT, CS_R_STORE_UNAVAILABLE,
+			"the store was changed by somebody else %d times while this was decided", ATTEMPTS_MAX);
 	if (r < 0)
 		forget_answers(ops, 0, n);
 	*ret_revision = s->meta.revision;

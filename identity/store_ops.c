@@ -4,6 +4,7 @@
 #include <countersign/maps.h>
 #include <errno.h>
 #include <stdarg.h>
+#include "labels.h"
 #include "mem.h"
 #include "spiffe_template.h"
 
@@ -371,8 +372,24 @@ static int do_unrevoke(struct cs_store *s, struct cs_store_op *op)
 	return 0;
 }
 
+/* What becomes part of a key or must be read again later. Callers have looked at it long before; but what is stored and
+ * cannot be read would end every cluster role from then on. */
+static bool is_well_formed(const struct cs_store_op *op)
+{
+	const char *node = op->kind == CS_STORE_NODE ? op->node.name : op->claim.node;
+	size_t n = op->kind == CS_STORE_CLAIM ? strlen(op->claim.endpoint) : 1;
+	size_t labels = op->kind == CS_STORE_CLAIM ? strlen(op->labels) : 1;
+	if (op->kind != CS_STORE_NODE && op->kind != CS_STORE_CLAIM)
+		return true;
+	return node[0] && strlen(node) <= CS_NODE_NAME_BYTES && !strchr(node, '/') && n > 0 &&
+	       n <= CS_ENDPOINT_ID_MAX && labels > 0 && labels <= CS_LABELS_TEXT_MAX;
+}
+
 int cs_store_apply(struct cs_store *s, struct cs_store_op *op, struct cs_error *e)
 {
+	if (!is_well_formed(op))
+		return cs_store_refuse(op, -EINVAL, CS_R_LABELS_INVALID,
+			"a name or a label set is empty or too long, or the name of a node has a '/'");
 	switch (op->kind) {
 	case CS_STORE_NODE:
 		return do_node(s, op);

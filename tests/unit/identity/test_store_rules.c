@@ -126,6 +126,32 @@ static void test_refusals_leave_the_others(void **state)
 	cs_store_close(s);
 }
 
+/* What could not be read again is not stored. */
+static void test_malformed(void **state)
+{
+	(void)state;
+	static char long_name[CS_NODE_NAME_BYTES + 2], long_id[CS_ENDPOINT_ID_MAX + 2], long_labels[5000];
+	memset(long_name, 'n', sizeof(long_name) - 1);
+	memset(long_id, 'e', sizeof(long_id) - 1);
+	memset(long_labels, 'l', sizeof(long_labels) - 1);
+	const struct cs_store_op bad[] = {claim_op("", "a", "k8s:a=b;", 1), claim_op(long_name, "a", "k8s:a=b;", 1),
+		claim_op("n/1", "a", "k8s:a=b;", 1), claim_op("n1", "", "k8s:a=b;", 1),
+		claim_op("n1", long_id, "k8s:a=b;", 1), claim_op("n1", "a", "", 1), claim_op("n1", "a", long_labels, 1),
+		{.kind = CS_STORE_NODE, .node = {.name = "n/1", .path = "unknown"}}};
+	struct cs_store *s = store_open();
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		struct cs_store_op op = bad[i];
+		assert_int_equal(commit_op(s, &op, NULL), 0);
+		assert_int_equal(op.error.reason, CS_R_LABELS_INVALID);
+	}
+	long_name[CS_NODE_NAME_BYTES] = long_id[CS_ENDPOINT_ID_MAX] = '\0';
+	claim_now(s, long_name, long_id, "k8s:a=b;", 1);
+	cs_store_close(s);
+	s = store_open();
+	assert_non_null(cs_facts_claim(cs_store_facts(s), long_name, long_id));
+	cs_store_close(s);
+}
+
 static void test_release_and_keep(void **state)
 {
 	(void)state;
@@ -1122,6 +1148,7 @@ int main(void)
 		cmocka_unit_test_setup(test_reopen, store_setup),
 		cmocka_unit_test_setup(test_what_is_there_is_no_revision, store_setup),
 		cmocka_unit_test_setup(test_refusals_leave_the_others, store_setup),
+		cmocka_unit_test_setup(test_malformed, store_setup),
 		cmocka_unit_test_setup(test_release_and_keep, store_setup),
 		cmocka_unit_test_setup(test_nodes, store_setup), cmocka_unit_test_setup(test_node_bound, store_setup),
 		cmocka_unit_test_setup(test_fixed_numbers, store_setup),
