@@ -34,6 +34,7 @@ struct cs_cluster {
 	uint64_t led_term; /* of the store's terms, that in which the configuration was written */
 	int64_t leads_since_mono_ms;
 	struct cs_store_state state;
+	int64_t state_mono_ms;       /* when it was that */
 	struct cs_error store_error; /* code 0: the store answers */
 	struct cs_store_usage usage;
 	struct job job;
@@ -185,6 +186,7 @@ static void set_leads(struct cs_cluster *c, bool leads)
 static void note_state(struct cs_cluster *c, const struct job *job)
 {
 	c->state = job->state;
+	c->state_mono_ms = cs_loop_mono_ms(c->options.loop);
 	if (job->lead && job->lead_result == 0)
 		c->led_term = job->before.term;
 	/* Only in the term in which its configuration was written: in between it may have slept through another's. */
@@ -195,7 +197,9 @@ static void note_state(struct cs_cluster *c, const struct job *job)
 	cs_metric_set(c->silent, (double)c->state.silent_ms / 1000);
 	if (!c->check_leader)
 		return;
-	if (c->state.leader[0] || c->state.leads)
+	if (c->store_error.code != 0 && !c->state.leads)
+		cs_check_fail(c->check_leader, CS_R_STORE_UNAVAILABLE, "the store does not say who leads");
+	else if (c->state.leader[0] || c->state.leads)
 		cs_check_ok(c->check_leader);
 	else
 		cs_check_fail(c->check_leader, CS_R_NOT_LEADER, "no replica of the cluster role leads");
@@ -268,7 +272,6 @@ static void job_done(uv_work_t *work, int status)
 	struct cs_error e;
 	c->running = false;
 	if (job.shut) {
-		free(job.asks); /* none */
 		c->shut = true;
 		uv_close((uv_handle_t *)&c->async, async_closed);
 		return;
@@ -549,6 +552,13 @@ bool cs_cluster_leads(const struct cs_cluster *c)
 const char *cs_cluster_leader(const struct cs_cluster *c)
 {
 	return replicated(c) ? c->state.leader : c->options.name;
+}
+
+int64_t cs_cluster_silent_ms(const struct cs_cluster *c)
+{
+	int64_t since_ms = cs_loop_mono_ms(c->options.loop) - c->state_mono_ms;
+	/* The worker is busy: what it will say is not known. A state of a moment ago is as good as one of now. */
+	return replicated(c) ? c->state.silent_ms + (since_ms > 2 * TICK_MS ? since_ms : 0) : 0;
 }
 
 int64_t cs_cluster_leads_since_mono_ms(const struct cs_cluster *c)

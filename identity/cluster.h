@@ -30,6 +30,8 @@ struct cs_directory *cs_cluster_directory(struct cs_cluster *cluster);
 /* Does this replica lead, and so take asks? Who does, as far as it knows; "" for nobody. */
 bool cs_cluster_leads(const struct cs_cluster *cluster);
 const char *cs_cluster_leader(const struct cs_cluster *cluster);
+/* How long nothing was heard of the store: how old the directory may be. SQLite: 0. */
+int64_t cs_cluster_silent_ms(const struct cs_cluster *cluster);
 /* By the loop's monotonic clock; of use while it leads. */
 int64_t cs_cluster_leads_since_mono_ms(const struct cs_cluster *cluster);
 /* Why it does not: another one leads, nobody, or the store does not answer. code -EREMOTE, not-leader or store-unavailable. */

@@ -110,6 +110,7 @@ static void reply_hello(struct pending *p, struct cs_ask *ask)
 	reply.epoch = cs_dir_epoch(cs_cluster_directory(s->options.cluster));
 	reply.trust_domain = (char *)s->options.trust_domain;
 	reply.cluster_id = s->options.cluster_id;
+	reply.node_ttl_ms = (uint32_t)s->options.node_ttl_ms;
 	reply.leader = cs_cluster_leads(s->options.cluster) && !elsewhere;
 	reply.leader_name = (char *)cs_cluster_leader(s->options.cluster);
 	cs_grpc_reply(p->call, &reply.base);
@@ -221,8 +222,10 @@ static void hello(struct cs_grpc_call *call, const ProtobufCMessage *message, vo
 	const char *name = cs_grpc_conn_peer(cs_grpc_call_conn(call));
 	struct node_conn *conn = cs_grpc_conn_data(cs_grpc_call_conn(call));
 	struct cs_error e;
-	int r = conn->greeting == SAID_NOTHING ? 0
-					       : cs_error_set(&e, -EPERM, "Hello was said on this connection already");
+	bool again = conn->greeting == SAID_ELSEWHERE; /* then this replica did not lead */
+	int r = conn->greeting == SAID_NOTHING || again
+			? 0
+			: cs_error_set(&e, -EPERM, "Hello was said on this connection already");
 	if (r == 0 && strlen(name) > CS_NODE_NAME_BYTES)
 		r = cs_error_set(&e, -EINVAL, "the name of a node has at most %d bytes", CS_NODE_NAME_BYTES);
 	if (r < 0) {
@@ -235,7 +238,7 @@ static void hello(struct cs_grpc_call *call, const ProtobufCMessage *message, vo
 		cs_ask_free(ask);
 		return;
 	}
-	conn->greeting = SAYING_HELLO;
+	conn->greeting = again ? SAID_ELSEWHERE : SAYING_HELLO;
 	ask_take(data, call, ask);
 }
 
@@ -344,6 +347,15 @@ static void heartbeat(struct cs_grpc_call *call, const ProtobufCMessage *message
 		cs_directory_service_applied(s->directory, conn, in->applied->epoch, in->applied->revision);
 	reply.leader = cs_cluster_leads(s->options.cluster);
 	reply.leader_name = (char *)cs_cluster_leader(s->options.cluster);
+	reply.silent_ms = (uint32_t)cs_cluster_silent_ms(s->options.cluster);
+	Countersign__V1__Reason trouble = COUNTERSIGN__V1__REASON__INIT;
+	struct cs_error why;
+	if (!reply.leader) {
+		cs_cluster_why_not(s->options.cluster, &why);
+		trouble.name = (char *)cs_reason_name(why.reason);
+		trouble.detail = why.text;
+		reply.trouble = &trouble;
+	}
 	cs_grpc_reply(call, &reply.base);
 }
 

@@ -15,6 +15,7 @@ struct cs_cluster_service_options { /* borrowed until freed */
 	struct cs_peers *peers; /* who was heard when */
 	const char *trust_domain;
 	uint32_t cluster_id;
+	int64_t node_ttl_ms;
 	struct cs_metrics *metrics;
 };
 struct cs_cluster_service *cs_cluster_service_new(const struct cs_cluster_service_options *options);

@@ -348,6 +348,13 @@ const Countersign__V1__Placement *cs_dir_placement(const struct cs_directory *di
 	return entry ? entry->rec->msg->placement : NULL;
 }
 
+void cs_dir_each(const struct cs_directory *dir, Countersign__V1__Kind kind,
+	void (*fn)(void *data, const cs_record *record), void *data)
+{
+	for (const struct cs_entry *entry = dir->kinds[kind]; entry; entry = entry->knext)
+		fn(data, entry->rec->msg);
+}
+
 void cs_dir_watch(struct cs_directory *dir, struct cs_dir_watch *watch)
 {
 	DL_APPEND(dir->watchers, watch);

@@ -50,6 +50,9 @@ const cs_record *cs_dir_get(const struct cs_directory *dir, const cs_record *key
 const Countersign__V1__Identity *cs_dir_identity(const struct cs_directory *dir, uint32_t id);
 const Countersign__V1__Node *cs_dir_node(const struct cs_directory *dir, const char *name);
 const Countersign__V1__Placement *cs_dir_placement(const struct cs_directory *dir, uint32_t identity, const char *node);
+/* All records of a kind; fn must not change the directory. */
+void cs_dir_each(const struct cs_directory *dir, Countersign__V1__Kind kind,
+	void (*fn)(void *data, const cs_record *record), void *data);
 /* Called after each publication. The watcher is the caller's memory; a callback may take away its own watcher only. */
 struct cs_dir_watch {
 	void (*fn)(struct cs_dir_watch *watch);

@@ -2,11 +2,13 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include "admin_service.h"
 #include "cluster.h"
+#include "cluster_housekeeping.h"
 #include "cluster_service.h"
 #include "directory_service.h"
 #include "endpoints_service.h"
@@ -34,6 +36,9 @@ struct cs_identityd {
 	/* cluster role */
 	struct cs_cluster *cluster;
 	struct cs_peers *peers;
+	struct cs_housekeeping *housekeeping;
+	struct cs_etcd_config etcd;
+	char etcd_password[CS_ETCD_PASSWORD_MAX];
 	struct cs_cluster_service *cluster_service;
 	struct cs_directory_service *cluster_directory;
 	struct cs_grpc_server *cluster_server;
@@ -91,7 +96,7 @@ static int open_tls(struct cs_identityd *d, struct cs_error *e)
 	const struct cs_tls_files files = {.chain = c->tls_cert, .key = c->tls_key, .bundle = c->tls_bundle};
 	if (!c->tls_cert[0])
 		return 0;
-	enum cs_tls_role role = c->role == CS_RUN_ALL ? CS_TLS_SERVER : CS_TLS_CLIENT;
+	enum cs_tls_role role = c->role == CS_RUN_NODE ? CS_TLS_CLIENT : CS_TLS_SERVER;
 	int r = cs_tls_new(role, &files, d->daemon->loop.clock, &d->tls, e);
 	if (r == 0 && !(d->tls_watch = cs_tls_watch_new(&d->daemon->loop, role, &files, d->tls)))
 		r = cs_error_set(e, -ENOMEM, "out of memory");
@@ -120,6 +125,26 @@ static int node_name(struct cs_identityd *d, const char **ret, struct cs_error *
 
 /* --- cluster role --- */
 
+static const char *role_name(const struct cs_identityd *d, bool leads)
+{
+	switch (d->config->role) {
+	case CS_RUN_NODE:
+		return "node";
+	case CS_RUN_CLUSTER:
+		return !cs_etcd_settings_used(&d->config->etcd) ? "cluster"
+		       : leads                                  ? "cluster, leader"
+								: "cluster, follower";
+	default:
+		return "all";
+	}
+}
+
+static void on_leads(void *data, bool leads)
+{
+	struct cs_identityd *d = data;
+	cs_status_set_role(d->daemon->status, role_name(d, leads));
+}
+
 /* A descriptor for each node, and for those that come: as many as this process may ask for. */
 static void raise_file_limit(void)
 {
@@ -147,9 +172,15 @@ static int start_cluster(struct cs_identityd *d, struct cs_error *e)
 		return r;
 	if (!c->node_name[0] && gethostname(d->hostname, sizeof(d->hostname) - 1) < 0)
 		return cs_error_errno(e, -errno, "cannot read the host's name; set node.name");
+	if (cs_etcd_settings_used(&c->etcd)) {
+		r = cs_etcd_settings_config(&c->etcd, &d->etcd, d->etcd_password, e);
+		if (r < 0)
+			return r;
+	}
 	struct cs_cluster_options options = {.loop = &d->daemon->loop,
 		.name = c->node_name[0] ? c->node_name : d->hostname,
 		.core = {.store_path = d->store_path,
+			.etcd = cs_etcd_settings_used(&c->etcd) ? &d->etcd : NULL,
 			.trust_domain = c->trust_domain,
 			.spiffe_id_template = d->template,
 			.quarantine_ms = c->address_quarantine_ms,
@@ -163,8 +194,18 @@ static int start_cluster(struct cs_identityd *d, struct cs_error *e)
 			.policy_dir = c->policy_dir,
 			.depends_on = c->depends_on},
 		.metrics = d->daemon->metrics,
-		.status = d->daemon->status};
-	return cs_cluster_new(&options, &d->cluster, e);
+		.status = d->daemon->status,
+		.on_leads = on_leads,
+		.data = d};
+	r = cs_cluster_new(&options, &d->cluster, e);
+	explicit_bzero(d->etcd_password, sizeof(d->etcd_password)); /* the store has its own */
+	return r;
+}
+
+static uint32_t cluster_silent_ms(void *data)
+{
+	int64_t ms = cs_cluster_silent_ms(data);
+	return ms > UINT32_MAX ? UINT32_MAX : (uint32_t)ms;
 }
 
 static bool is_complete(void *data)
@@ -174,21 +215,23 @@ static bool is_complete(void *data)
 
 static int serve_cluster(struct cs_identityd *d, struct cs_error *e)
 {
+	d->peers = cs_peers_new();
 	if (!d->tls) {
 		cs_info("tls.cert is not set: no other node can join this cluster role");
 		return 0;
 	}
 	raise_file_limit();
-	d->peers = cs_peers_new();
 	struct cs_cluster_service_options service = {.loop = &d->daemon->loop,
 		.cluster = d->cluster,
 		.peers = d->peers,
 		.trust_domain = d->config->trust_domain,
 		.cluster_id = (uint32_t)d->config->cluster_id,
+		.node_ttl_ms = d->config->node_ttl_ms,
 		.metrics = d->daemon->metrics};
 	d->cluster_service = cs_cluster_service_new(&service);
 	struct cs_directory_service_options directory = {.loop = &d->daemon->loop,
 		.dir = cs_cluster_directory(d->cluster),
+		.silent_ms = cluster_silent_ms,
 		.complete = is_complete,
 		.data = d->cluster,
 		.roles = CS_ROLE_PEER,
@@ -201,7 +244,8 @@ static int serve_cluster(struct cs_identityd *d, struct cs_error *e)
 		.metrics = d->daemon->metrics};
 	d->cluster_directory = cs_directory_service_new(&directory);
 	cs_cluster_service_follow(d->cluster_service, d->cluster_directory);
-	cs_link_local_published(d->local, d->cluster_directory);
+	if (d->local)
+		cs_link_local_published(d->local, d->cluster_directory);
 	struct cs_grpc_server_options options = {.limits = {.message_max = CLUSTER_MESSAGE_MAX,
 							 .unpack_max = 8 * CLUSTER_MESSAGE_MAX,
 							 .connections_max = CLUSTER_CONNECTIONS_MAX,
@@ -280,6 +324,12 @@ static int serve_on(struct cs_identityd *d, const struct cs_grpc_service *servic
 	return r;
 }
 
+static int serve_admin(struct cs_identityd *d, struct cs_error *e)
+{
+	d->admin = cs_admin_service_new(d->cluster, &d->config->cluster_server);
+	return serve_on(d, cs_admin_service_grpc(d->admin), "admin.sock", &d->admin_server, e);
+}
+
 static int serve_node(struct cs_identityd *d, struct cs_error *e)
 {
 	struct cs_directory_service_options directory = {.loop = &d->daemon->loop,
@@ -295,11 +345,36 @@ static int serve_node(struct cs_identityd *d, struct cs_error *e)
 	int r = serve_on(d, cs_directory_service_grpc(d->node_directory), "directory.sock", &d->directory_server, e);
 	if (r == 0)
 		r = serve_on(d, cs_endpoints_service_grpc(d->endpoints), "endpoints.sock", &d->endpoints_server, e);
-	d->admin = cs_admin_service_new(
-		d->cluster, &d->config->cluster_server, d->config->gc_grace_ms, (size_t)d->config->gc_rate);
-	if (r == 0)
-		r = serve_on(d, cs_admin_service_grpc(d->admin), "admin.sock", &d->admin_server, e);
-	return r;
+	return r == 0 ? serve_admin(d, e) : r;
+}
+
+/* Role cluster: for people, and for the registrar beside it. */
+static int serve_local(struct cs_identityd *d, struct cs_error *e)
+{
+	struct cs_directory_service_options directory = {.loop = &d->daemon->loop,
+		.dir = cs_cluster_directory(d->cluster),
+		.silent_ms = cluster_silent_ms,
+		.data = d->cluster,
+		.node = "",
+		.roles = CS_ROLE_VIEWER,
+		.label = "local",
+		.metrics = d->daemon->metrics};
+	d->node_directory = cs_directory_service_new(&directory);
+	int r = serve_on(d, cs_directory_service_grpc(d->node_directory), "directory.sock", &d->directory_server, e);
+	return r == 0 ? serve_admin(d, e) : r;
+}
+
+static void keep_house(struct cs_identityd *d)
+{
+	struct cs_housekeeping_options options = {.loop = &d->daemon->loop,
+		.cluster = d->cluster,
+		.peers = d->peers,
+		.own_node = d->node ? cs_node_name(d->node) : NULL,
+		.node_ttl_ms = d->config->node_ttl_ms,
+		.node_grace_ms = d->config->node_grace_ms,
+		.gc_grace_ms = d->config->gc_grace_ms,
+		.metrics = d->daemon->metrics};
+	d->housekeeping = cs_housekeeping_new(&options);
 }
 
 /* --- life --- */
@@ -335,19 +410,21 @@ int cs_identityd_start(struct cs_daemon *daemon, struct cs_identityd **ret, stru
 	d->config = daemon->config;
 	*ret = d;
 	make_metrics(d);
-	cs_status_set_role(daemon->status, d->config->role == CS_RUN_ALL ? "all" : "node");
+	cs_status_set_role(daemon->status, role_name(d, false));
 	catch_sighup(d);
 	int r = make_state_dir(d, e);
 	if (r == 0)
 		r = open_tls(d, e);
-	if (r == 0 && d->config->role == CS_RUN_ALL)
+	if (r == 0 && d->config->role != CS_RUN_NODE)
 		r = start_cluster(d, e);
-	if (r == 0)
+	if (r == 0 && d->config->role != CS_RUN_CLUSTER)
 		r = start_node(d, e);
 	if (r == 0 && d->cluster)
 		r = serve_cluster(d, e);
 	if (r == 0)
-		r = serve_node(d, e);
+		r = d->node ? serve_node(d, e) : serve_local(d, e);
+	if (r == 0 && d->cluster)
+		keep_house(d);
 	return r;
 }
 
@@ -367,6 +444,7 @@ void cs_identityd_stop(struct cs_identityd *d)
 	for (size_t i = 0; i < sizeof(servers) / sizeof(servers[0]); i++)
 		if (servers[i])
 			cs_grpc_server_close(servers[i], GRACE_MS, NULL, NULL);
+	cs_housekeeping_close(d->housekeeping);
 	cs_link_local_close(d->local);
 	if (d->remote)
 		cs_link_remote_close(d->remote, NULL, NULL);
@@ -388,6 +466,7 @@ void cs_identityd_free(struct cs_identityd *d)
 	cs_directory_service_free(d->node_directory);
 	cs_directory_service_free(d->cluster_directory);
 	cs_cluster_service_free(d->cluster_service);
+	cs_housekeeping_free(d->housekeeping);
 	cs_peers_free(d->peers);
 	cs_node_free(d->node);
 	cs_cluster_free(d->cluster);

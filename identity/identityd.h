@@ -3,11 +3,12 @@
 #define CS_IDENTITYD_H
 
 #include "daemon.h"
+#include "etcd_settings.h"
 #include "node.h"
 #include "numbers.h"
 #include "placement.h"
 
-enum cs_role_choice { CS_RUN_ALL, CS_RUN_NODE };
+enum cs_role_choice { CS_RUN_ALL, CS_RUN_NODE, CS_RUN_CLUSTER };
 
 struct cs_identityd_config {
 	struct cs_daemon_config common;
@@ -28,9 +29,10 @@ struct cs_identityd_config {
 	char *policy_dir;
 	int placement_authority; /* enum cs_authority_kind */
 	char *placement_file;
-	int64_t address_quarantine_ms, id_quarantine_ms, svid_max_life_ms, auth_max_ttl_ms, gc_grace_ms, gc_rate,
-		directory_coalesce_ms;
+	int64_t address_quarantine_ms, id_quarantine_ms, svid_max_life_ms, auth_max_ttl_ms, directory_coalesce_ms;
+	int64_t node_ttl_ms, node_grace_ms, gc_grace_ms;
 	struct cs_strings depends_on;
+	struct cs_etcd_settings etcd;
 };
 
 struct cs_identityd;

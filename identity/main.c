@@ -9,7 +9,7 @@
 #include "store.h"
 #include "store_commands.h"
 
-static const char *const roles[] = {"all", "node", NULL};
+static const char *const roles[] = {"all", "node", "cluster", NULL};
 static const char *const clusters[] = {"255", "511", NULL};
 static const char *const authorities[] = {"self", "static", NULL};
 
@@ -17,13 +17,16 @@ static const char *const authorities[] = {"self", "static", NULL};
 static const struct cs_setting settings[] = {
 	CS_DAEMON_SETTINGS(C, common),
 	CS_SET_ENUM(C, role, "role", "all", roles,
-		"all: cluster role and node role in one process; node: a node that follows a cluster role elsewhere"),
+		"all: cluster role and node role in one process; node: a node that follows a cluster role elsewhere; "
+		"cluster: the cluster role alone, one of several replicas if the store is in etcd"),
 	CS_SET_STRING(C, trust_domain, "trust_domain", "", 0, CS_TRUST_DOMAIN_MAX,
 		"The SPIFFE trust domain of this cluster; must be set in role all"),
 	CS_SET_STRING(C, spiffe_id_template, "spiffe_id_template", "", 0, CS_SPIFFE_ID_MAX,
 		"SPIFFE ID of a new identity, with {id} once; empty: spiffe://TRUST_DOMAIN/identity/{id}"),
 	CS_SET_STRING(C, node_name, "node.name", "", 0, CS_NODE_NAME_BYTES,
-		"Name of this node; empty: the host's name, in role node the one in the certificate"),
+		"Name of this node; empty: the host's name, in role node the one in the certificate; role cluster: "
+		"what "
+		"people call this replica"),
 	CS_SET_LIST(C, node_addresses, "node.addresses", "", 0, CS_NODE_ADDRS_MAX,
 		"Addresses at which other nodes reach authd of this node, the preferred one first"),
 	CS_SET_INT(C, node_port, "node.port", "4250", 1, 65535, NULL, "Port of authd of this node"),
@@ -80,23 +83,26 @@ static const struct cs_setting settings[] = {
 		"The longest that any SVID of an identity lives, whoever issues it; role all"),
 	CS_SET_DURATION(C, auth_max_ttl_ms, "auth.max_ttl", "1h", 10000, 86400000,
 		"The longest auth.max_ttl of any node's authd; role all"),
-	CS_SET_DURATION(C, gc_grace_ms, "gc.grace", "1h", 0, 30 * 86400000LL,
-		"For how long no endpoint may refer to an identity before it is deleted; role all"),
-	CS_SET_INT(C, gc_rate, "gc.rate", "2500", 1, 65536, NULL,
-		"How many identities are marked, and how many deleted, in a minute; role all"),
+	CS_SET_DURATION(C, node_ttl_ms, "node.ttl", "60s", 2000, 86400000,
+		"A node that the cluster role has not heard for so long is gone, and its record says so"),
+	CS_SET_DURATION(C, node_grace_ms, "node.grace", "10m", 0, 7 * 86400000LL,
+		"How much longer a node that is gone keeps its endpoints and its address"),
+	CS_SET_DURATION(C, gc_grace_ms, "gc.grace", "30m", 1000, 365 * 86400000LL,
+		"For how long an identity without any endpoint is kept"),
 	CS_SET_DURATION(C, directory_coalesce_ms, "directory.coalesce", "50ms", 0, 5000,
 		"The least time between two batches of changes to one node; the first after a quiet while goes at "
 		"once"),
 	CS_SET_LIST(C, depends_on, "depends_on", "", 0, 256,
 		"What must be reachable before anything is authenticated (SPIRE, DNS): NAME=LABEL[;LABEL...] or "
 		"NAME=PREFIX"),
+	CS_ETCD_SETTINGS(C, etcd),
 };
 #undef C
 
 enum option { ROLE, CHECK_POLICY, COPY_STORE, TO, NEW_EPOCH };
 
 static const struct cs_option options[] = {
-	[ROLE] = {.name = "role", .arg = "all|node", .help = "The same as --set role="},
+	[ROLE] = {.name = "role", .arg = "all|node|cluster", .help = "The same as --set role="},
 	[CHECK_POLICY] = {.name = "check-policy",
 		.arg = "FILE",
 		.mode = true,
@@ -138,6 +144,16 @@ int cs_identityd_numbers(const struct cs_identityd_config *c, struct cs_numbers 
 	return cs_numbers_init(ret, &config, e);
 }
 
+static int check_cluster(const struct cs_identityd_config *c, struct cs_error *e)
+{
+	if (!c->tls_cert[0])
+		return cs_error_set(
+			e, -EINVAL, "tls.cert is not set: nodes reach role cluster by mutual TLS, and only so");
+	if (c->node_addresses.n > 0)
+		return cs_error_set(e, -EINVAL, "node.addresses is for a node; in role cluster there is none");
+	return 0;
+}
+
 static int check_all(const struct cs_identityd_config *c, struct cs_error *e)
 {
 	if (!c->trust_domain[0])
@@ -159,9 +175,13 @@ static int check_all(const struct cs_identityd_config *c, struct cs_error *e)
 	if (c->placement_authority == CS_AUTHORITY_STATIC && !c->placement_file[0])
 		return cs_error_set(e, -EINVAL, "placement.authority is static, but placement.file is not set");
 	if (c->cluster_server.n > 0)
-		return cs_error_set(
-			e, -EINVAL, "cluster.server is for role node; in role all the cluster role is here");
-	return 0;
+		return cs_error_set(e, -EINVAL, "cluster.server is for role node; here is the cluster role itself");
+	if (c->role == CS_RUN_ALL && cs_etcd_settings_used(&c->etcd))
+		return cs_error_set(e, -EINVAL,
+			"etcd.endpoints is for role cluster: a replica that does not lead cannot serve a node in the "
+			"same "
+			"process; run the node role beside it");
+	return c->role == CS_RUN_CLUSTER ? check_cluster(c, e) : 0;
 }
 
 static int check_node(const struct cs_identityd_config *c, struct cs_error *e)
@@ -174,7 +194,9 @@ static int check_node(const struct cs_identityd_config *c, struct cs_error *e)
 	if (c->node_addresses.n == 0)
 		return cs_error_set(e, -EINVAL, "node.addresses is not set: where do other nodes reach this one?");
 	if (c->policy_dir[0] || c->placement_file[0])
-		return cs_error_set(e, -EINVAL, "policy.dir and placement.file are for role all");
+		return cs_error_set(e, -EINVAL, "policy.dir and placement.file are for the cluster role");
+	if (cs_etcd_settings_used(&c->etcd))
+		return cs_error_set(e, -EINVAL, "etcd.endpoints is for role cluster: nodes know nothing of the store");
 	if (c->cluster_id != 0 || c->cluster_domains.n > 0 || c->identity_fixed.n > 0)
 		return cs_error_set(
 			e, -EINVAL, "cluster.id, cluster.trust_domains and identity.fixed are for role all");
@@ -198,7 +220,7 @@ static int check(struct cs_daemon *d, struct cs_error *e)
 		return cs_error_set(e, -EINVAL, "tls.cert, tls.key and tls.bundle go together");
 	if (cs_identityd_addresses(c, addrs, &n, e) < 0)
 		return e->code;
-	return c->role == CS_RUN_ALL ? check_all(c, e) : check_node(c, e);
+	return c->role == CS_RUN_NODE ? check_node(c, e) : check_all(c, e);
 }
 
 static int run_mode(struct cs_daemon *d)
@@ -245,6 +267,7 @@ int main(int argc, char **argv)
 		.examples = "  countersign-identityd --role all --set trust_domain=example.org --set "
 			    "node.addresses=10.0.0.1\n"
 			    "  countersign-identityd --role node --config /etc/countersign/identityd.yaml\n"
+			    "  countersign-identityd --role cluster --config /etc/countersign/identityd-cluster.yaml\n"
 			    "  countersign-identityd --check-policy /etc/countersign/policies --strict\n",
 		.settings = {settings, sizeof(settings) / sizeof(settings[0])},
 		.options = options,

@@ -118,6 +118,8 @@ static void why_not(
 		*detail = "it keeps its identity until the one of its new labels can authenticate";
 	} else if (node->outage) {
 		*detail = node->outage_text;
+		if (node->outage_reason == CS_R_STORE_UNAVAILABLE)
+			*reason = node->outage_reason;
 	} else {
 		*detail = "the cluster role has not answered yet";
 	}
@@ -344,6 +346,16 @@ void cs_node_link_batch(struct cs_node *node, const Countersign__V1__DirectoryBa
 		cs_node_reconcile_claims(node);
 }
 
+/* Somebody waits for it. */
+static bool any_due(const struct cs_node *node)
+{
+	const struct cs_node_endpoint *ep;
+	for (ep = node->endpoints; ep; ep = ep->hh.next)
+		if (ep->claim == CS_CLAIM_DUE || ep->claim == CS_CLAIM_SENT)
+			return true;
+	return node->reconcile_due;
+}
+
 void cs_node_link_up(struct cs_node *node, int64_t reconcile_after_ms)
 {
 	if (node->outage)
@@ -351,7 +363,7 @@ void cs_node_link_up(struct cs_node *node, int64_t reconcile_after_ms)
 	node->up = true;
 	node->outage = false;
 	cs_check_ok(node->check_cluster);
-	if (reconcile_after_ms > 0)
+	if (reconcile_after_ms > 0 && !any_due(node))
 		cs_node_reconcile_later(node, reconcile_after_ms);
 	else
 		cs_node_reconcile_claims(node);
@@ -378,6 +390,7 @@ void cs_node_link_down(struct cs_node *node, const struct cs_error *why)
 	node->up = false;
 	node->outage = true;
 	cs_text_cut(node->outage_text, sizeof(node->outage_text), why->text);
+	node->outage_reason = why->reason;
 	cs_check_error(node->check_cluster, why);
 	if (first)
 		cs_warn("the cluster role is away; the last directory is served on", cs_err(why));

@@ -48,6 +48,7 @@ struct cs_node {
 	struct cs_timer retry, moves;
 	bool reconcile_due, reconciling, outage;
 	char outage_text[256];
+	enum cs_reason outage_reason;
 	/* end */
 	bool closing;
 	int open_timers;

@@ -5,11 +5,12 @@
 #include "mem.h"
 #include "node_replica.h"
 
-#define TICK_MS 1000
+#define TICK_MS 500
 /* After a replica was lost, all who followed it look for another one: not all at the same moment. */
 #define FAILOVER_JITTER_MS 500
 /* The claims of all nodes, made anew at a new leader, are spread over this time. */
 #define RECONCILE_JITTER_MS 2000
+#define STALE_MS            10000 /* a directory may be that much older before another one is followed */
 #define UNHEARD_MS          10000 /* so long nobody is followed before it is told */
 
 struct remote {
@@ -93,7 +94,10 @@ static void on_ended(struct cs_replica *replica, const struct cs_error *why, voi
 		return;
 	r->followed = NULL;
 	r->why = *why;
-	cs_warn("the directory is followed no more; another replica is looked for", cs_err(why));
+	if (why->code == -EAGAIN) /* it has not heard of this node yet: a matter of moments */
+		cs_debug("the directory cannot be followed yet", cs_err(why));
+	else
+		cs_warn("the directory is followed no more; another replica is looked for", cs_err(why));
 	look_later(r, (int64_t)(cs_node_random() % FAILOVER_JITTER_MS));
 }
 
@@ -135,13 +139,22 @@ static void look_for_leader(struct remote *r)
 	cs_node_link_up(r->options.node, spread ? 1 + (int64_t)(cs_node_random() % RECONCILE_JITTER_MS) : 0);
 }
 
+/* The store's trouble explains more than that nobody leads. */
+static void why_nobody(struct remote *r)
+{
+	cs_error_reason(&r->why, -EAGAIN, CS_R_NOT_LEADER, "no replica of the cluster role says that it leads");
+	for (size_t i = 0; i < r->nreplicas; i++)
+		if (cs_replica_trouble(r->replicas[i])->reason == CS_R_STORE_UNAVAILABLE)
+			r->why = *cs_replica_trouble(r->replicas[i]);
+}
+
 static void on_changed(struct cs_replica *replica, const struct cs_error *why, void *data)
 {
 	struct remote *r = data;
 	if (why)
 		r->why = *why;
 	else if (!cs_replica_leads(replica) && !r->leader)
-		cs_error_reason(&r->why, -EAGAIN, CS_R_NOT_LEADER, "no replica of the cluster role says that it leads");
+		why_nobody(r);
 	bool was_down = !r->leader;
 	look_for_leader(r);
 	if (was_down && !r->leader)
@@ -202,12 +215,34 @@ static void published(struct cs_link *link, uint64_t revision, cs_node_published
 
 /* --- time --- */
 
+/* The one that is followed may be cut off from its store while another one is not. */
+static void look_for_fresher(struct remote *r)
+{
+	struct cs_replica *old = r->followed;
+	if (!old || r->heard_silent_ms < STALE_MS)
+		return;
+	for (size_t i = 0; i < r->nreplicas; i++) {
+		struct cs_replica *one = r->replicas[i];
+		if (one == old || !cs_replica_up(one) || cs_replica_may_follow_mono_ms(one) > now(r) ||
+			cs_replica_silent_ms(one) + STALE_MS > r->heard_silent_ms)
+			continue;
+		cs_warn("the replica that is followed has not heard of its store for a while; another one has",
+			cs_str("replica", cs_replica_server(old)), cs_u64("silent_ms", r->heard_silent_ms));
+		cs_replica_unfollow(old);
+		r->followed = NULL;
+		r->first = i;
+		r->follow_mono_ms = now(r);
+		return;
+	}
+}
+
 static void on_tick(struct cs_timer *timer)
 {
 	struct remote *r = timer->data;
 	struct cs_error e;
 	for (size_t i = 0; i < r->nreplicas; i++)
 		cs_replica_tick(r->replicas[i], !r->leader);
+	look_for_fresher(r);
 	look_for_one(r);
 	if (r->leader && !r->unheard_said && now(r) - r->heard_mono_ms > UNHEARD_MS) {
 		r->unheard_said = true;

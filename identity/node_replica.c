@@ -32,6 +32,9 @@ struct cs_replica {
 	bool saying_hello, beating, beat_again;
 	unsigned life, hello_life, beat_life; /* counts losses: an answer from before is none */
 	uint64_t epoch;
+	uint32_t silent_ms;
+	int64_t beat_ms; /* how often it wants to hear from us */
+	struct cs_error trouble;
 	int64_t leads_since_mono_ms;
 	int64_t asked_mono_ms; /* when it was last asked */
 	int64_t heard_mono_ms; /* the last batch; at first: when the stream was asked for */
@@ -61,6 +64,16 @@ bool cs_replica_leads(const struct cs_replica *r)
 	return r->up && r->registered && r->leads;
 }
 
+uint32_t cs_replica_silent_ms(const struct cs_replica *r)
+{
+	return r->silent_ms;
+}
+
+const struct cs_error *cs_replica_trouble(const struct cs_replica *r)
+{
+	return &r->trouble;
+}
+
 uint64_t cs_replica_epoch(const struct cs_replica *r)
 {
 	return r->epoch;
@@ -86,6 +99,9 @@ static void lost(struct cs_replica *r, const struct cs_error *why)
 {
 	bool followed = r->stream != NULL;
 	r->up = r->registered = r->leads = r->saying_hello = r->beating = false;
+	r->silent_ms = 0;
+	r->trouble.code = 0;
+	r->trouble.reason = CS_R_NONE;
 	r->life++;
 	cs_replica_unfollow(r);
 	if (followed && !r->closed)
@@ -136,6 +152,9 @@ static void on_hello(const struct cs_grpc_status *status, const ProtobufCMessage
 	r->registered |= reply->leader;
 	note_leads(r, reply->leader);
 	r->epoch = reply->epoch;
+	r->beat_ms = CS_NODE_HEARTBEAT_MS;
+	if (reply->node_ttl_ms > 0 && reply->node_ttl_ms / 4 < CS_NODE_HEARTBEAT_MS)
+		r->beat_ms = reply->node_ttl_ms / 4;
 	r->asked_mono_ms = now(r);
 	changed(r, NULL);
 }
@@ -183,15 +202,27 @@ static void on_state(
 		r->reset_mono_ms = 0;
 		say_hello(r);
 	} else if (error) {
-		struct cs_error e = *error;
-		cs_error_prefix(&e, "%s", r->options.server);
-		lost(r, &e);
+		lost(r, error);
 	}
 }
 
 /* --- heartbeats --- */
 
 static void beat(struct cs_replica *r);
+
+/* True: it says another thing than before. */
+static bool note_trouble(struct cs_replica *r, const Countersign__V1__HeartbeatReply *reply)
+{
+	struct cs_error e = {0};
+	const Countersign__V1__Reason *why = reply->trouble;
+	int reason = why && why->name[0] ? cs_reason_parse(why->name) : -1;
+	r->silent_ms = reply->silent_ms;
+	if (why && why->name[0])
+		cs_error_reason(&e, -EAGAIN, reason < 0 ? CS_R_NONE : (enum cs_reason)reason, "%s", why->detail);
+	bool other = e.reason != r->trouble.reason;
+	r->trouble = e;
+	return other;
+}
 
 static void on_beat(const struct cs_grpc_status *status, const ProtobufCMessage *message, void *data)
 {
@@ -208,9 +239,10 @@ static void on_beat(const struct cs_grpc_status *status, const ProtobufCMessage 
 	}
 	bool other = r->leads != reply->leader;
 	note_leads(r, reply->leader);
+	bool trouble = note_trouble(r, reply);
 	if (r->leads && !r->registered && !r->saying_hello)
 		say_hello(r); /* it leads only now: then it has to take this node itself */
-	else if (other)
+	else if (other || trouble)
 		changed(r, NULL);
 	if (r->beat_again)
 		beat(r);
@@ -269,7 +301,10 @@ static void on_stream_end(const struct cs_grpc_status *status, void *data)
 		cs_error_set(&e, -EPIPE, "the directory was ended");
 	cs_error_prefix(&e, "%s, directory", r->options.server);
 	int64_t again_ms = AGAIN_MS + (int64_t)(cs_node_random() % AGAIN_JITTER_MS);
-	r->again_mono_ms = now(r) + (status->code == CS_GRPC_FAILED_PRECONDITION ? UNKNOWN_MS : again_ms);
+	bool unknown = status->code == CS_GRPC_FAILED_PRECONDITION;
+	r->again_mono_ms = now(r) + (unknown ? UNKNOWN_MS : again_ms);
+	if (unknown)
+		e.code = -EAGAIN;
 	r->options.events->ended(r, &e, r->options.events->data);
 }
 
@@ -356,7 +391,7 @@ void cs_replica_tick(struct cs_replica *r, bool hurry)
 			SILENCE_MS / 1000);
 		give_up(r, &e, 0);
 	}
-	if (r->up && (hurry || at - r->asked_mono_ms >= CS_NODE_HEARTBEAT_MS))
+	if (r->up && (hurry || at - r->asked_mono_ms >= r->beat_ms))
 		beat(r);
 	if (r->reset_mono_ms != 0 && at >= r->reset_mono_ms) {
 		r->reset_mono_ms = 0;

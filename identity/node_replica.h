@@ -35,9 +35,13 @@ bool cs_replica_up(const struct cs_replica *r);
 /* It said so a moment ago, and this node is registered there: it takes asks. */
 bool cs_replica_leads(const struct cs_replica *r);
 int64_t cs_replica_leads_since_mono_ms(const struct cs_replica *r); /* that it said so first */
-uint64_t cs_replica_epoch(const struct cs_replica *r);              /* of its store; 0: not up yet */
+/* How old its directory may be, as it said last. */
+uint32_t cs_replica_silent_ms(const struct cs_replica *r);
+/* Why it takes no claims, as it said last; code 0: it did not say. */
+const struct cs_error *cs_replica_trouble(const struct cs_replica *r);
+uint64_t cs_replica_epoch(const struct cs_replica *r); /* of its store; 0: not up yet */
 
-/* Once a second. hurry: nobody is known to lead, so all are asked. */
+/* Twice a second. hurry: nobody is known to lead, so all are asked. */
 void cs_replica_tick(struct cs_replica *r, bool hurry);
 
 /* Follow the directory from where the node is; not before may_follow_mono_ms. */

@@ -1,7 +1,10 @@
 """What tests of identityd start, in one hand that ends it."""
+import time
+
 import grpc
 import pytest
 
+from lab.daemon import WAIT_S
 from lab.interfaces import Interfaces
 from lab.node_tls import CA
 from lab.nodes import Identityd
@@ -61,3 +64,42 @@ class Cluster:
     def node(self, name, address, settings=None, **options):
         return self.lab.keep(Identityd(self.lab.base / name, role="node", node=name,
                                        settings=settings or self.settings(name, address), **options))
+
+
+class Replicas:
+    """Replicas of the cluster role over one etcd, and node roles that know all of them."""
+
+    def __init__(self, lab, etcd, n=2, **settings):
+        self.lab, self.etcd, self.ca, self.settings = lab, etcd, CA(lab.base / "ca"), settings
+        self.all = [self._start(f"c{i}") for i in range(n)]
+        self.ports = [r.port for r in self.all]
+        self.server = ",".join(f"127.0.0.1:{p}" for p in self.ports)
+
+    def _start(self, name, **more):
+        return self.lab.keep(Identityd(self.lab.base / name, role="cluster", node=name, settings={
+            **self.ca.server(), "trust_domain": "example.org", "node.name": name, "cluster.listen": "127.0.0.1:0",
+            "address.quarantine": "0", "etcd.endpoints": ",".join(self.etcd.urls), "etcd.lease": "2s", **self.settings,
+            **more}))
+
+    def start(self, i, **more):
+        """The replica of that number again, at its port."""
+        self.all[i] = self._start(f"c{i}", **{"cluster.listen": f"127.0.0.1:{self.ports[i]}", **more})
+        return self.all[i]
+
+    def node(self, name, address, **more):
+        return self.lab.keep(Identityd(self.lab.base / name, role="node", node=name, settings={
+            **self.ca.node(name), "cluster.server": self.server, "node.addresses": address, **more}))
+
+    def leader(self, among=None):
+        """Of those (of all that run) the one that says it leads; waits until there is one."""
+        end = time.monotonic() + WAIT_S
+        while True:
+            for r in among or [r for r in self.all if r.alive]:
+                if r.status().role == "cluster, leader":
+                    return r
+            assert time.monotonic() < end, [r.output()[-2000:] for r in self.all]
+            time.sleep(0.05)
+
+    def follower(self):
+        leader = self.leader()
+        return next(r for r in self.all if r.alive and r is not leader)
