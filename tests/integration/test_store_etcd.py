@@ -106,8 +106,7 @@ def three(request):
         yield etcd
 
 
-@pytest.mark.parametrize("members", [1, 3])
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version,members", [("3.4", 3), ("3.7", 1)])
 def test_the_rules_hold_in_etcd(version, members):
     """The suite that SQLite passes too."""
     with Etcd(version, members) as etcd:
@@ -246,7 +245,7 @@ def test_what_may_have_happened_is_found_out(etcd, replica, how):
     a.load(), watcher.load()
     a.lead("a")
     number, unsure = 0, {}
-    for i in range(int(os.environ.get("CS_STORE_ROUNDS", "6"))):
+    for i in range(int(os.environ.get("CS_STORE_ROUNDS", "3"))):
         number += 1
         m.pause()
         a.send("write", f"meta={number}", f"x=unsure{number}")
@@ -319,7 +318,7 @@ def test_a_store_that_was_set_back_is_read_anew(replica):
 @pytest.mark.parametrize("how", ["kill", "pause"])
 def test_the_leader_outlives_a_member(three, replica, how):
     """The member that the leader talks to goes; leadership, writes and followers go on."""
-    a, b = replica(three, lease=15), replica(three)
+    a, b = replica(three, lease=15, timeout=1500), replica(three)
     a.load(), b.load()
     term = a.lead("a")["term"]
     assert a.write("meta=1", "x=1") == "ok"
@@ -359,7 +358,7 @@ def test_three_replicas_count_together(three, replica, seed):
     known = [r.load() for r in replicas]
     for i, r in enumerate(replicas):
         r.ask("campaign", f"r{i}")
-    written, end = [], time.monotonic() + float(os.environ.get("CS_STORE_SECONDS", "12"))
+    written, end = [], time.monotonic() + float(os.environ.get("CS_STORE_SECONDS", "6"))
     while time.monotonic() < end:
         member = rng.choice(three.members)
         hurt = rng.choice(["member", "replica", "nothing", "nothing"])

@@ -55,7 +55,7 @@ char *__wrap_strdup(const char *s)
 	return copy ? memcpy(copy, s, n) : NULL;
 }
 
-/* ---- the scenario: a unary call, and a stream that is paused and resumed ---- */
+/* ---- the scenario: a unary call, a stream that is paused and resumed, and one whose request is a stream ---- */
 
 struct scene {
 	struct cs_loop loop;
@@ -138,6 +138,30 @@ static void on_timer(struct cs_timer *timer)
 		cs_grpc_client_resume(s->call);
 }
 
+static void on_open_message(struct cs_grpc_client_call *call, const ProtobufCMessage *message, void *data)
+{
+	(void)call;
+	(void)message;
+	(void)data;
+}
+
+/* With a secret in its metadata; what cannot be sent is cancelled. */
+static int start_open(struct scene *s, const ProtobufCMessage *request)
+{
+	static const struct cs_grpc_stream_events events = {.on_message = on_open_message, .on_done = on_done};
+	static const struct cs_grpc_field field = {"token", "secret"};
+	const struct cs_grpc_call_options options = {.timeout_ms = 2000, .fields = &field, .nfields = 1};
+	struct cs_grpc_client_call *call;
+	struct cs_error e;
+	int r = cs_grpc_open(s->channel, service.descriptor, "Stream", &options, &events, s, &call, &e);
+	if (r < 0)
+		return r;
+	if (cs_grpc_client_send(call, request) < 0)
+		cs_grpc_client_cancel(call);
+	cs_grpc_client_half_close(call);
+	return 0;
+}
+
 static int start(struct scene *s)
 {
 	struct cs_error e;
@@ -162,10 +186,11 @@ static int start(struct scene *s)
 	r = cs_grpc_stream(
 		s->channel, echo, "Stream", &request.base, &options, on_message, on_stream_done, s, &s->call, &e);
 	s->started += r == 0;
+	s->started += start_open(s, &request.base) == 0;
 	return 0;
 }
 
-/* Returns how many of the two calls went well. */
+/* Returns how many of the three calls went well. */
 static unsigned run(const char *dir, unsigned nth)
 {
 	struct scene s = {0};
@@ -195,11 +220,11 @@ static void every_allocation_fails_once(void **state)
 	(void)state;
 	char dir[] = "/tmp/cs-nomem-XXXXXX";
 	assert_non_null(mkdtemp(dir));
-	assert_int_equal(run(dir, 0), 2);
+	assert_int_equal(run(dir, 0), 3);
 	unsigned n = allocations, spoiled = 0;
 	assert_in_range(n, 20, 2000);
 	for (unsigned i = 1; i <= n; i++)
-		spoiled += run(dir, i) < 2;
+		spoiled += run(dir, i) < 3;
 	assert_in_range(spoiled, n / 2, n);
 	rmdir(dir);
 }
