@@ -5,7 +5,7 @@ import pytest
 
 from lab.tree import ROOT, tracked
 
-FILE = re.compile(r"`(test_\w+\.py)?(?:::(test_\w+))?`")
+FILE = re.compile(r"`((?:tests/spire/)?test_\w+\.py)?(?:::(test_\w+))?`")
 UNIT = re.compile(r"`(authmap|certs|cli|handshaker|identity|lib|spire-adapter)/([\w*]+)`")
 
 
@@ -16,7 +16,7 @@ def missing(text):
         file = name or file
         if not file:
             continue
-        path = ROOT / "tests/integration" / file
+        path = ROOT / file if "/" in file else ROOT / "tests/integration" / file
         if not path.exists() or (function and f"def {function}(" not in path.read_text()):
             gone.append(f"{file}::{function}")
     for room, subject in UNIT.findall(text):
@@ -36,6 +36,8 @@ def test_named_tests_exist(document):
     ("`test_nobody.py`", ["test_nobody.py::"]),
     ("`test_path.py`, `::test_nothing`", ["test_path.py::test_nothing"]),
     ("`authmap/nothing`", ["authmap/nothing"]),
+    ("`tests/spire/test_path.py::test_rotation_under_traffic`", []),
+    ("`tests/spire/test_path.py::test_a_pair_on_one_node`", ["tests/spire/test_path.py::test_a_pair_on_one_node"]),
 ])
 def test_what_counts_as_missing(text, gone):
     assert missing(text) == gone
