@@ -5,6 +5,8 @@
 #include <utlist.h>
 #include "mem.h"
 
+#define REFRESH_MAX 256
+
 /* --- depends_on --- */
 
 static struct dependency *dependency_of(struct cs_core *core, const char *name)
@@ -231,37 +233,72 @@ static bool is_selected(struct cs_core *core, uint32_t id)
 	return is;
 }
 
-static void refresh_local(struct cs_core *core, struct local *local)
+/* What is left of rows that are in the order of their local identities: those of this one are taken off the front. */
+struct rows_left {
+	const struct cs_policy_row *rows;
+	const struct cs_policy_default *defaults;
+	size_t nrows, ndefaults;
+};
+
+static void refresh_local(struct cs_core *core, struct local *local, struct rows_left *left)
 {
-	struct cs_rows rows = {0};
-	cs_record **fresh = NULL;
-	size_t n = 0;
+	size_t n = 0, ndefaults = 0, nrows = 0;
 	if (local->policy_set != core->policy_set)
 		local->selected = is_selected(core, local->identity);
 	local->policy_set = core->policy_set;
-	if (cs_compiled_rows(core->compiled, &local->identity, 1, &rows, &core->compile_error) == 0) {
-		fresh = cs_xcalloc(rows.nrows + rows.ndefaults, sizeof(*fresh));
-		for (size_t i = 0; i < rows.ndefaults; i++)
-			fresh[n++] = cs_core_default_record(&rows.defaults[i]);
-		for (size_t i = 0; i < rows.nrows; i++)
-			fresh[n++] = cs_core_row_record(&rows.rows[i]);
-		qsort(fresh, n, sizeof(*fresh), by_key);
-		cs_rows_fini(&rows);
-	} /* else: none, and without a default nothing passes */
+	while (ndefaults < left->ndefaults && left->defaults[ndefaults].local == local->identity)
+		ndefaults++;
+	while (nrows < left->nrows && left->rows[nrows].local == local->identity)
+		nrows++;
+	cs_record **fresh = cs_xcalloc(ndefaults + nrows, sizeof(*fresh));
+	for (size_t i = 0; i < ndefaults; i++)
+		fresh[n++] = cs_core_default_record(&left->defaults[i]);
+	for (size_t i = 0; i < nrows; i++)
+		fresh[n++] = cs_core_row_record(&left->rows[i]);
+	qsort(fresh, n, sizeof(*fresh), by_key);
+	*left = (struct rows_left){
+		left->rows + nrows, left->defaults + ndefaults, left->nrows - nrows, left->ndefaults - ndefaults};
 	rows_changed(local->rows, local->nrows, fresh, n, core->changes);
 	rows_free(local->rows, local->nrows);
 	local->rows = fresh;
 	local->nrows = local->caprows = n;
 }
 
-static void refresh_rows(struct cs_core *core)
+static int by_identity(const void *a, const void *b)
 {
-	while (core->compiled && core->stale_locals) {
+	const struct local *x = *(struct local *const *)a, *y = *(struct local *const *)b;
+	return (x->identity > y->identity) - (x->identity < y->identity);
+}
+
+/* Asking costs as much as there are identities: so for many at once, but not for so many that their rows fill the memory. */
+static void refresh_some(struct cs_core *core)
+{
+	struct local *locals[REFRESH_MAX];
+	uint32_t ids[REFRESH_MAX];
+	size_t n = 0;
+	while (core->stale_locals && n < REFRESH_MAX) {
 		struct local *local = core->stale_locals;
 		DL_DELETE2(core->stale_locals, local, sprev, snext);
 		local->stale = false;
-		refresh_local(core, local);
+		locals[n++] = local;
 	}
+	qsort(locals, n, sizeof(locals[0]), by_identity);
+	for (size_t i = 0; i < n; i++)
+		ids[i] = locals[i]->identity;
+	struct cs_rows rows = {0};
+	/* An error: none, and without a default nothing passes. */
+	if (cs_compiled_rows(core->compiled, ids, n, &rows, &core->compile_error) < 0)
+		rows = (struct cs_rows){0};
+	struct rows_left left = {rows.rows, rows.defaults, rows.nrows, rows.ndefaults};
+	for (size_t i = 0; i < n; i++)
+		refresh_local(core, locals[i], &left);
+	cs_rows_fini(&rows);
+}
+
+static void refresh_rows(struct cs_core *core)
+{
+	while (core->compiled && core->stale_locals)
+		refresh_some(core);
 }
 
 void cs_core_local_stale(struct cs_core *core, struct local *local)
@@ -386,6 +423,26 @@ static void recompile(struct cs_core *core, const struct named *named)
 	mark(core, true);
 }
 
+/* New identities that no policy and no dependency means are only added to what is compiled. False: more is to be done. */
+static bool append_fresh(struct cs_core *core)
+{
+	const struct cs_facts *facts = cs_core_facts(core);
+	struct named *named = named_room(core->nfresh);
+	bool plain = !core->compile_error.code && core->compiled;
+	qsort(core->fresh, core->nfresh, sizeof(*core->fresh), by_number);
+	for (size_t i = 0; i < core->nfresh && plain; i++) {
+		const struct cs_store_identity *identity = cs_facts_identity(facts, core->fresh[i]);
+		if (!identity)
+			continue; /* came and went */
+		add_named(named, &(struct cs_fact){.kind = CS_FACT_IDENTITY, .identity = *identity});
+		for (size_t k = 0; k < core->ndepends && plain; k++)
+			plain = !depends_on(&core->depends[k], named->items[named->n - 1].labels);
+	}
+	plain = plain && cs_compiled_append(core->compiled, named->items, named->n);
+	named_free(named);
+	return plain;
+}
+
 /* --- depends_on --- */
 
 static void take_depends(struct cs_core *core)
@@ -405,7 +462,8 @@ void cs_core_settle_policy(struct cs_core *core)
 	bool all = core->policy_changed || !core->policies;
 	if (core->depends_changed)
 		take_depends(core);
-	if (identities || all || core->depends_changed) {
+	bool only_new = core->nfresh > 0 && !core->identity_gone && !all && !core->depends_changed;
+	if (!(only_new && append_fresh(core)) && (identities || all || core->depends_changed)) {
 		struct named *named = all_named(core);
 		if (all)
 			take_policies(core, named);

@@ -85,6 +85,10 @@ struct cs_compiled;
 /* NULL and *e on a limit, an identity out of range or twice, or a prefix number given twice. */
 struct cs_compiled *cs_policy_compile(const struct cs_compile_input *in, struct cs_error *e);
 void cs_compiled_free(struct cs_compiled *c);
+/* Identities in the order of their numbers, all higher than those that it knows, and of interest to no policy: it is as if
+ * they had been there. False: they are not like that (or memory is short), nothing was changed, and all must be compiled
+ * anew. Whom depends_on names must not be appended. */
+CS_MUST_USE bool cs_compiled_append(struct cs_compiled *c, const struct cs_compile_identity *identities, size_t n);
 
 /* Borrowed from c. Prefixes: all that some policy names, sorted by prefix. Findings: by policy, rule, kind. */
 const struct cs_prefix_identity *cs_compiled_prefixes(const struct cs_compiled *c, size_t *n);

@@ -44,9 +44,9 @@ struct cs_group {
 };
 
 struct cs_compiled {
-	uint32_t *ids; /* ascending */
-	size_t nids;
-	uint32_t *group_of; /* by index of identity */
+	uint32_t *ids;         /* ascending */
+	size_t nids, ids_room; /* room: of ids and group_of, once something was appended */
+	uint32_t *group_of;    /* by index of identity */
 	struct cs_group *groups;
 	size_t ngroups, groups_room;
 	struct cs_compiled_spec *specs; /* by policy name, then as written: so are the rules */

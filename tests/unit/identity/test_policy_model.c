@@ -313,6 +313,97 @@ static void order_changes_nothing(void **state)
 	}
 }
 
+/* ---- one after the other ---- */
+
+/* The first `base` are compiled, the others come one by one as they do in a cluster; how many of them had only to be
+ * appended. */
+static char *dump_one_by_one(
+	const char *policies, char labels[][256], unsigned base, unsigned n, unsigned *ret_appended)
+{
+	struct fixture f = {0};
+	fixture_policies(&f, policies);
+	for (unsigned i = 0; i < base; i++)
+		fixture_identity(&f, 300 + i, labels[i]);
+	fixture_compile(&f);
+	for (unsigned i = base; i < n; i++) {
+		struct cs_error e;
+		uint32_t locals[32];
+		fixture_identity(&f, 300 + i, labels[i]);
+		struct cs_compile_identity one = {.id = 300 + i, .labels = &f.labels[i]};
+		bool appended = cs_compiled_append(f.compiled, &one, 1);
+		*ret_appended += appended;
+		cs_rows_fini(&f.rows);
+		if (!appended) {
+			cs_compiled_free(f.compiled);
+			fixture_compile(&f);
+			continue;
+		}
+		for (unsigned k = 0; k <= i; k++)
+			locals[k] = 300 + k;
+		assert_int_equal(cs_compiled_rows(f.compiled, locals, i + 1, &f.rows, &e), 0);
+	}
+	char *text = fixture_dump(&f);
+	fixture_free(&f);
+	return text;
+}
+
+static void what_is_appended_is_as_if_compiled(void **state)
+{
+	(void)state;
+	unsigned appended = 0, compiled = 0;
+	for (unsigned run = 0; run < RUNS; run++) {
+		char labels[20][256];
+		unsigned none = 0;
+		seed = run + 5000;
+		char *policies = random_policies(any(4));
+		for (unsigned i = 0; i < 20; i++) {
+			random_identity(labels[i]);
+			if (any(2)) /* of interest to few */
+				snprintf(labels[i], sizeof(labels[i]), "k8s:z=%u;k8s:io.kubernetes.pod.namespace=%s", i,
+					any(3) ? "other" : "a");
+		}
+		char *whole = dump_one_by_one(policies, labels, 20, 20, &none);
+		unsigned before = appended;
+		char *pieces = dump_one_by_one(policies, labels, any(12), 20, &appended);
+		assert_string_equal(whole, pieces);
+		compiled += appended == before;
+		free(policies);
+		free(whole);
+		free(pieces);
+	}
+	/* Both ways were gone. */
+	assert_true(appended > RUNS && compiled > RUNS / 20);
+}
+
+static void what_cannot_be_appended(void **state)
+{
+	(void)state;
+	struct fixture f = {0};
+	fixture_policies(&f, "a/p {endpointSelector: {matchLabels: {x: v1}}, ingress: [{fromEndpoints: [{matchLabels: "
+			     "{y: v1}}]}]}\n");
+	fixture_identity(&f, 300, "k8s:x=v1;k8s:io.kubernetes.pod.namespace=a");
+	fixture_identity(&f, 301, "k8s:z=v1;k8s:io.kubernetes.pod.namespace=a");
+	fixture_identity(&f, 302, "k8s:z=v2;k8s:io.kubernetes.pod.namespace=a");
+	fixture_identity(&f, 303, "k8s:y=v1;k8s:io.kubernetes.pod.namespace=a");
+	f.nidentities = 2;
+	fixture_compile(&f);
+	struct cs_compile_identity known = {.id = 301, .labels = &f.labels[2]},
+				   lower = {.id = 299, .labels = &f.labels[2]};
+	struct cs_compile_identity meant = {.id = 303, .labels = &f.labels[3]},
+				   fine = {.id = 302, .labels = &f.labels[2]};
+	struct cs_compile_identity beyond = {.id = CS_ID_LOCAL_SCOPE, .labels = &f.labels[2]};
+	struct cs_compile_identity both[2] = {fine, meant};
+	assert_false(cs_compiled_append(f.compiled, &known, 1));
+	assert_false(cs_compiled_append(f.compiled, &lower, 1));
+	assert_false(cs_compiled_append(f.compiled, &meant, 1));
+	assert_false(cs_compiled_append(f.compiled, &beyond, 1));
+	assert_false(cs_compiled_append(f.compiled, both, 2)); /* all or nothing */
+	assert_true(cs_compiled_append(f.compiled, &fine, 1));
+	assert_false(cs_compiled_append(f.compiled, &fine, 1));
+	f.nidentities = 4;
+	fixture_free(&f);
+}
+
 /* ---- size ---- */
 
 #define MANY     65000
@@ -377,6 +468,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(all_pairs_agree_with_the_naive_reading),
 		cmocka_unit_test(order_changes_nothing),
+		cmocka_unit_test(what_is_appended_is_as_if_compiled),
+		cmocka_unit_test(what_cannot_be_appended),
 		cmocka_unit_test(a_large_cluster),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
