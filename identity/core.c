@@ -151,6 +151,8 @@ int cs_core_open(
 	if (r == 0)
 		r = open_store(core, ret_changes, e);
 	if (r == 0)
+		r = cs_core_check_numbers(core, e);
+	if (r == 0)
 		r = cs_core_check_policy(core, e);
 	if (r == 0 && !config->etcd)
 		r = lead_alone(core, ret_changes, e);

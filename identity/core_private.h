@@ -101,6 +101,9 @@ CS_MUST_USE int cs_core_depends_parse(struct cs_core *core, const char *text, st
 void cs_core_local_free(struct cs_core *core, struct local *local);
 void cs_core_local_stale(struct cs_core *core, struct local *local);
 
+/* core_numbers.c: trust-domain-mismatch where an identity of the store is of another trust domain than its number. */
+CS_MUST_USE int cs_core_check_numbers(struct cs_core *core, struct cs_error *e);
+
 /* core_revocation.c */
 /* Checks ask->revocation, fills the rest of it in, and packs it into ask->body. */
 CS_MUST_USE int cs_core_revocation_fill(struct cs_core *core, struct cs_ask *ask);

@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <countersign/identities.h>
 
 static const char *const selector_fields[] = {"matchLabels", "matchExpressions", NULL};
 static const char *const expression_fields[] = {"key", "operator", "values", NULL};
@@ -21,6 +22,19 @@ static const struct {
 };
 #define NOPERATORS (sizeof(operators) / sizeof(operators[0]))
 
+/* Peers that are no endpoints: `reserved:host`. Another name may be a user-reserved identity's (identity.fixed). */
+static bool is_entity(const char *name)
+{
+	static const char *const entities[] = {"all", "cluster", "none"};
+	for (size_t i = 0; i < sizeof(entities) / sizeof(entities[0]); i++)
+		if (strcmp(entities[i], name) == 0)
+			return true;
+	for (uint32_t id = 0; id < CS_ID_FIXED_FIRST; id++)
+		if (cs_id_name(id) && strcmp(cs_id_name(id), name) == 0)
+			return true;
+	return *name == '\0';
+}
+
 /* "k8s:app", "any:app" or "app" into source and key. */
 static int read_key(struct cs_reader *r, const struct cs_yaml *at, const char *text, struct cs_requirement *ret)
 {
@@ -33,9 +47,10 @@ static int read_key(struct cs_reader *r, const struct cs_yaml *at, const char *t
 				"label source '%.*s' of '%.64s' is not known; known are k8s, container, "
 				"unspec and any",
 				n > 32 ? 32 : (int)n, text, text);
-		if (strcmp(ret->source, "reserved") == 0 || strcmp(ret->source, "cidr") == 0)
+		bool reserved = strcmp(ret->source, "reserved") == 0;
+		if ((reserved && is_entity(colon + 1)) || strcmp(ret->source, "cidr") == 0)
 			return cs_read_fail(r, at, "'%.64s' is no label of an endpoint; use %s", text,
-				*ret->source == 'r' ? "fromEntities or toEntities" : "fromCIDR or toCIDR");
+				reserved ? "fromEntities or toEntities" : "fromCIDR or toCIDR");
 	}
 	ret->key = strdup(colon ? colon + 1 : text);
 	return ret->key ? 0 : cs_read_nomem(r);

@@ -324,6 +324,7 @@ static void make_next(struct run *run);
 
 static void made_one(struct cs_wish *wish, const struct cs_spire_item *item)
 {
+	struct cs_error e; /* without control characters */
 	free(wish->text);
 	wish->text = NULL;
 	if (item->code == CS_GRPC_OK || (item->code == CS_GRPC_ALREADY_EXISTS && item->entry)) {
@@ -331,9 +332,9 @@ static void made_one(struct cs_wish *wish, const struct cs_spire_item *item)
 		wish->id = item->entry ? cs_xstrdup(item->entry->id) : NULL;
 		return;
 	}
+	cs_error_set(&e, 0, "SPIRE's server: %.600s", item->message);
 	wish->state = CS_WISH_FAILED;
-	wish->text =
-		cs_mem_check(asprintf(&wish->text, "SPIRE's server: %.600s", item->message) < 0 ? NULL : wish->text);
+	wish->text = cs_xstrdup(e.text);
 }
 
 /* items are what became of the missing ones of this batch, in their order. */

@@ -5,6 +5,7 @@
 #include "bootstrap.h"
 #include "mem.h"
 #include "spiffe_id.h"
+#include "utf8.h"
 
 typedef Spire__Api__Types__SPIFFEID spiffeid;
 typedef Spire__Api__Types__Selector selector;
@@ -64,10 +65,18 @@ static int id_new(const char *text, spiffeid **ret, struct cs_error *e)
 	return 0;
 }
 
+static bool is_utf8(const char *text)
+{
+	for (size_t n = 0; *text; text += n)
+		if ((n = cs_utf8_length((const uint8_t *)text, strlen(text))) == 0)
+			return false;
+	return true;
+}
+
 static int selector_new(const char *text, selector **ret, struct cs_error *e)
 {
 	const char *colon = strchr(text, ':');
-	if (!colon || colon == text || !colon[1])
+	if (!colon || colon == text || !colon[1] || !is_utf8(text))
 		return cs_error_set(
 			e, -EINVAL, "'%s' is no selector; write TYPE:VALUE, for example unix:user:countersign", text);
 	*ret = cs_xcalloc(1, sizeof(**ret));
@@ -252,10 +261,12 @@ static bool has_selectors(const cs_spire_entry *a, const cs_spire_entry *of)
 /* NULL: nothing that matters differs. */
 static char *difference(const cs_spire_entry *wanted, const cs_spire_entry *entry)
 {
-	char selectors[512], *text = NULL;
+	char selectors[512];
+	struct cs_error clean; /* whoever made the entry chose the text */
 	if (!has_selectors(wanted, entry) || !has_selectors(entry, wanted)) {
 		cs_spire_selectors_text(entry->selectors, entry->n_selectors, selectors, sizeof(selectors));
-		return asprintf(&text, "its selectors are %s", selectors) < 0 ? NULL : text;
+		cs_error_set(&clean, 0, "its selectors are %s", selectors);
+		return cs_xstrdup(clean.text);
 	}
 	if (entry->admin != wanted->admin)
 		return cs_xstrdup(wanted->admin

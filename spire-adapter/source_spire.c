@@ -255,7 +255,6 @@ static enum cs_spire_end judge(const struct cs_grpc_status *status, struct cs_er
 		return CS_SPIRE_END_REFUSED;
 	case CS_GRPC_UNAVAILABLE:
 	case CS_GRPC_UNIMPLEMENTED:
-	case CS_GRPC_OK:
 		cs_error_reason(e, -EAGAIN, CS_R_NO_LOCAL_SVID, "SPIRE's agent does not serve this adapter: %s %.300s",
 			cs_grpc_code_name(status->code), status->message);
 		return CS_SPIRE_END_REFUSED;
@@ -570,8 +569,9 @@ static int make_clients(struct spire *s, const struct cs_source_spire_options *o
 		.data = s};
 	int r = cs_grpc_channel_new(s->loop, &admin, &s->admin, e);
 	if (r == 0)
-		r = cs_spire_bundles_new(
-			s->loop, s->admin, o->trust_domain, o->bundle_reopen_ms, &bundles, &s->bundles, e);
+		r = cs_spire_bundles_new(s->loop, s->admin, o->trust_domain,
+			&(struct cs_spire_bundles_times){o->bundle_reopen_ms, o->watchdog_ms}, &bundles, &s->bundles,
+			e);
 	if (r == 0)
 		r = cs_spire_workload_new(s->loop, o->agent_socket, o->watchdog_ms, &own, &s->workload, e);
 	return r;

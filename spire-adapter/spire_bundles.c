@@ -33,7 +33,8 @@ struct cs_spire_bundles {
 	struct cs_grpc_channel *channel;
 	struct cs_spire_bundles_events events;
 	char own[CS_TRUST_DOMAIN_MAX + 1];
-	int64_t reopen_ms, wait_ms, repeated_mono_ms;
+	struct cs_spire_bundles_times times;
+	int64_t wait_ms, repeated_mono_ms;
 	struct stream *current, *next;
 	struct domain *domains;
 	struct cs_timer timer; /* a call is due */
@@ -152,7 +153,7 @@ static void on_message(struct cs_grpc_client_call *call, const ProtobufCMessage 
 		b->current = stream;
 		b->next = NULL;
 		b->wait_ms = 0;
-		cs_timer_start(&b->timer, b->reopen_ms, 0);
+		cs_timer_start(&b->timer, b->times.reopen_ms, 0);
 	}
 	b->events.answered(b->events.data);
 	HASH_ITER (hh, b->domains, d, next)
@@ -207,7 +208,7 @@ static void open_stream(struct cs_spire_bundles *b)
 	}
 	b->soon = false;
 	/* For one that is never answered; an answer sets it to reopen_ms. */
-	cs_timer_start(&b->timer, CS_SPIRE_BUNDLES_SLOWEST_MS, 0);
+	cs_timer_start(&b->timer, b->times.watchdog_ms, 0);
 	if (!stream ||
 		cs_grpc_stream(b->channel, &spire__api__agent__delegatedidentity__v1__delegated_identity__descriptor,
 			"SubscribeToX509Bundles", &request.base, NULL, on_message, on_done, stream, &stream->call,
@@ -239,13 +240,13 @@ void cs_spire_bundles_reopen(struct cs_spire_bundles *b)
 }
 
 int cs_spire_bundles_new(struct cs_loop *loop, struct cs_grpc_channel *channel, const char *own_trust_domain,
-	int64_t reopen_ms, const struct cs_spire_bundles_events *events, struct cs_spire_bundles **ret,
-	struct cs_error *e)
+	const struct cs_spire_bundles_times *times, const struct cs_spire_bundles_events *events,
+	struct cs_spire_bundles **ret, struct cs_error *e)
 {
 	struct cs_spire_bundles *b = calloc(1, sizeof(*b));
 	if (!b)
 		return cs_error_set(e, -ENOMEM, "out of memory");
-	*b = (struct cs_spire_bundles){.loop = loop, .channel = channel, .events = *events, .reopen_ms = reopen_ms};
+	*b = (struct cs_spire_bundles){.loop = loop, .channel = channel, .events = *events, .times = *times};
 	snprintf(b->own, sizeof(b->own), "%s", own_trust_domain);
 	cs_timer_init(&b->timer, loop, on_timer, b);
 	*ret = b;

@@ -30,10 +30,14 @@ struct cs_spire_bundles_events {
 
 struct cs_spire_bundles;
 
-/* channel is borrowed until close. reopen_ms: a stream's age. */
+struct cs_spire_bundles_times {
+	int64_t reopen_ms;   /* a stream's age */
+	int64_t watchdog_ms; /* how long a first message may take; then it is asked for again */
+};
+/* channel is borrowed until close. */
 CS_MUST_USE int cs_spire_bundles_new(struct cs_loop *loop, struct cs_grpc_channel *channel,
-	const char *own_trust_domain, int64_t reopen_ms, const struct cs_spire_bundles_events *events,
-	struct cs_spire_bundles **ret, struct cs_error *e);
+	const char *own_trust_domain, const struct cs_spire_bundles_times *times,
+	const struct cs_spire_bundles_events *events, struct cs_spire_bundles **ret, struct cs_error *e);
 /* The channel is ready. */
 void cs_spire_bundles_connected(struct cs_spire_bundles *b);
 /* Federation changed: the stream is opened anew, soon. */

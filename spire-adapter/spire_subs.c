@@ -113,8 +113,11 @@ static int64_t backoff_ms(struct cs_spire_subs *s, unsigned failures)
 	return (int64_t)((double)ms * (0.8 + 0.4 * s->io.random(s->io.data)));
 }
 
+/* A message alone is no success: an agent that ends each call after its first would be called without a rest. */
 static void rest(struct cs_spire_subs *s, struct sub *sub, int64_t now_ms)
 {
+	if (sub->state == OPEN && now_ms - sub->opened_ms > CS_SPIRE_RETRY_MAX_MS)
+		sub->failures = 0;
 	move(s, sub, RESTING);
 	sub->due_ms = now_ms + backoff_ms(s, ++sub->failures);
 	due(s, sub->due_ms);
@@ -288,7 +291,6 @@ bool cs_spire_subs_seen(
 		return false;
 	if (!sub->own) {
 		cs_spire_subs_answered(s, now_mono_ms);
-		sub->failures = seen->what == CS_SPIRE_SEEN_EARLY ? sub->failures : 0;
 		if (sub->state == WAITING)
 			move(s, sub, OPEN);
 	}
@@ -321,7 +323,10 @@ void cs_spire_subs_ended(struct cs_spire_subs *s, uint32_t identity, enum cs_spi
 		move(s, sub, QUEUED);
 		break;
 	case CS_SPIRE_END_REFUSED:
-		move(s, sub, QUEUED);
+		if (sub->state == OPEN)
+			rest(s, sub, now_mono_ms);
+		else
+			move(s, sub, QUEUED);
 		cs_spire_subs_refused(s, why, now_mono_ms);
 		break;
 	case CS_SPIRE_END_OTHER:

@@ -23,6 +23,7 @@ def bootstrap(*args, code=0):
     (["--node", "n1", "--cluster-node", "n2"], "--cluster-node n2 is no --node"),
     (["--node", "n1", "--node", "n2", "--parent", "/node/n1"], "write {node}"),
     (["--node", "n1", "--adapter-selector", "unix"], "'unix' is no selector"),
+    (["--node", "n1", "--adapter-selector", b"unix:user:\xff"], "is no selector"),
     (["--node", "n1", "--adapter-selector", "unix:uid:0", "--registrar-selector", "unix:uid:0"], "do not tell them apart"),
     (["--node", "n1", "--print", "--check"], "one of them"),
     (["--node", "n1", "--ttl", "soon"], "is not a duration"),

@@ -2,8 +2,9 @@
 import grpc
 import pytest
 
+from lab import protos
 from lab.identity_lab import Lab, refused
-from lab.nodes import Daemon, condition, labels, reason_of, spec, IDENTIFIED, PROGRAM, REGISTERED
+from lab.nodes import IDENTIFIED, PROGRAM, REGISTERED, Daemon, condition, reason_of, spec
 
 
 @pytest.fixture
@@ -104,3 +105,26 @@ def test_lint(lab):
     # The rule that it proposes does it.
     d = lab.restart(d, settings={"labels.filter": "k8s:!job"})
     assert d.register(spec("c", "k8s:app=web;k8s:job=1", ["10.1.0.3"], lab.veth())).identity == 256
+
+
+def test_policy_knows_user_reserved_identities(lab):
+    folder = lab.base / "policy"
+    folder.mkdir()
+    (folder / "p.yaml").write_text("""
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: p}
+spec:
+  endpointSelector: {matchLabels: {"reserved:payments": ""}}
+  ingress:
+  - fromEndpoints: [{matchLabels: {"k8s:app": web}}]
+    authentication: {mode: required}
+""")
+    d = lab.all("identity.fixed=128=payments", f"policy.dir={folder}", instance="policy")
+    web = d.register(spec("web", "k8s:app=web", ["10.1.0.1"], lab.veth()))
+    assert d.register(spec("p", "k8s:io.cilium.fixed-identity=payments", ["10.1.0.2"], lab.veth())).identity == 128
+    f = d.follow()
+    row = f.wait(lambda f: f.get("policy_row", (128, web.identity)))
+    assert row.to.verdict == protos.common.VERDICT_REQUIRE
+    assert f.get("policy_default", 128).to_endpoint.verdict == protos.common.VERDICT_DENY
+    f.close()

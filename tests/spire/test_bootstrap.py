@@ -121,11 +121,12 @@ def test_a_node_by_its_agents_selector(spire):
 
 def test_what_differs_is_not_touched(spire):
     agent = spire.add_agent("n1")
-    [wrong] = [spire.entry(agent, "/countersign/spire-adapter", "unix:uid:7")]
+    wrong = spire.entry(agent, "/countersign/spire-adapter", "unix:uid:7\x1b[2J")
     document = bootstrap(spire, "--node", "n1", code=1)
     assert states(document) == {("n1", "spire-adapter"): "differs", ("n1", "node/n1"): "made"}
     assert document["entries"][0]["id"] == wrong and "unix:uid:7" in document["entries"][0]["text"]
     assert ("entry-differs", wrong) in findings(spire, "--node", "n1")
+    assert "\x1b" not in str(document)
     spire.delete(wrong)
     assert states(bootstrap(spire, "--node", "n1"))["n1", "spire-adapter"] == "made"
 

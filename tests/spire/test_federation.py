@@ -140,6 +140,7 @@ def test_the_other_domains_authority_is_replaced(world):
     rests on the old one."""
     world.federate().start()
     ours, theirs = world.spires.values()
+    wait_until(lambda: world.bundles(world.one) == {OURS, THEIRS}, "both bundles", WAIT_S)
     assert {domain: world.one.cli("bundle", "show", domain)["authorities"] for domain in (OURS, THEIRS)} == {OURS: 1, THEIRS: 1}
     traffic = Traffic(world.frontend, world.db)
 

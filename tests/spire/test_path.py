@@ -6,6 +6,7 @@ import time
 import pytest
 
 from lab.cluster import TRUST_DOMAIN, Cluster, policy, required, wait_until
+from lab.registrar import Registrar
 from lab.spire import wait_for
 from traffic import Traffic
 
@@ -19,9 +20,10 @@ class World:
         self.spire = spire
         self.cluster = Cluster(prefix="tspire")
         self.one, self.two = self.cluster.node(), self.cluster.node()
-        self.entries, self.server = {}, None
+        self.entries, self.server, self.registrar = {}, None, None
 
-    def start(self, ttl):
+    def start(self, ttl, registrar=False):
+        """registrar: it makes the entries, as it finds them in the directory; else the test does."""
         c = self.cluster
         c.policy("db", policy("db", "db", required("ingress", "frontend") + "  egress: []\n"))
         c.policy("frontend", policy("frontend", "frontend", required("egress", "db") + "  ingress: []\n"))
@@ -38,8 +40,13 @@ class World:
             node.start("spire-adapter")
             wait_for(lambda: (tls / "svid.pem").exists(), tls)
         c.start("identityd", "authd")
+        if registrar:
+            self.registrar = Registrar(self.one.instance, f"unix:{self.spire.server.socket}", f"registrar.svid_ttl={ttl}s",
+                                       "registrar.linger=0", domain=TRUST_DOMAIN)
         for w in (self.frontend, self.db):
             identity = w.register(wait="enforced")["identity"]
+            if registrar:
+                continue
             self.entries[w.name] = self.spire.identity(self.spire.agents[w.node.name], identity, ttl)
         for w in (self.frontend, self.db):
             w.register(wait="enforced,svid-ready")
@@ -50,6 +57,8 @@ class World:
         if self.server:
             self.server.close()
         try:
+            if self.registrar:
+                self.registrar.stop()
             self.cluster.close()
         finally:
             self.spire.close()
@@ -64,6 +73,24 @@ def world(Spire):
 
 def entries(node):
     return node.cli("auth", "list")["entries"]
+
+
+def test_from_registration_to_packets(world):
+    """With all of it: nobody makes an entry by hand. What stops running loses its entry, its SVID and its pairs, and comes back."""
+    world.start(3600, registrar=True)
+    assert world.frontend.reaches(world.db, PORT)
+    marked = {e["spiffe_id"]["path"]: e for e in world.spire.list() if e["id"].startswith("countersign.")}
+    placed = {f"/identity/{w.endpoint['identity']}": w for w in (world.frontend, world.db)}
+    assert set(marked) == set(placed)
+    assert all(e["parent_id"]["path"] == f"/node/{placed[path].node.name}" for path, e in marked.items())
+    identity = world.db.endpoint["identity"]
+    world.db.unregister()
+    wait_until(lambda: f"/identity/{identity}" not in {e["spiffe_id"]["path"] for e in world.spire.list()}, "its entry is gone", 30)
+    assert not any(s["identity"] == identity for s in world.two.cli("svid", "list")["svids"])
+    assert not world.frontend.reaches(world.db, PORT)
+    wait_until(lambda: not entries(world.one) and not entries(world.two), "no pair is left")
+    world.db.register(wait="enforced,svid-ready", timeout="30s")
+    wait_until(lambda: world.frontend.reaches(world.db, PORT), "it reaches again", 30)
 
 
 def test_rotation_under_traffic(world):

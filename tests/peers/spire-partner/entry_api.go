@@ -20,7 +20,7 @@ type entryAPI struct {
 }
 
 // item makes the faults of one item of a batch: a status instead of doing it, or time that it takes.
-func (a *entryAPI) item(ctx context.Context, method string, i int) *types.Status {
+func (a *entryAPI) item(ctx context.Context, method string, i int, path string) *types.Status {
 	s := a.server
 	if f := s.faults.find("item-time", method); f != nil {
 		s.mu.Unlock()
@@ -33,7 +33,20 @@ func (a *entryAPI) item(ctx context.Context, method string, i int) *types.Status
 	if f := s.faults.findItem("item", method, i); f != nil {
 		return failed(codes.Code(f.Code), "%s", f.Text)
 	}
+	if path == "" {
+		return nil
+	}
+	if f := s.faults.find("item-of", path); f != nil {
+		return failed(codes.Code(f.Code), "%s", f.Text)
+	}
 	return nil
+}
+
+func (s *server) pathOf(id string) string {
+	if r := s.byID[id]; r != nil {
+		return r.entry.SpiffeId.Path
+	}
+	return ""
 }
 
 func (a *entryAPI) BatchCreateEntry(ctx context.Context, in *entryv1.BatchCreateEntryRequest) (*entryv1.BatchCreateEntryResponse, error) {
@@ -41,7 +54,7 @@ func (a *entryAPI) BatchCreateEntry(ctx context.Context, in *entryv1.BatchCreate
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i, e := range in.Entries {
-		bad := a.item(ctx, "BatchCreateEntry", i)
+		bad := a.item(ctx, "BatchCreateEntry", i, e.GetSpiffeId().GetPath())
 		if ctx.Err() != nil { // those before it exist
 			return nil, status.FromContextError(ctx.Err()).Err()
 		}
@@ -64,7 +77,7 @@ func (a *entryAPI) BatchUpdateEntry(ctx context.Context, in *entryv1.BatchUpdate
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i, e := range in.Entries {
-		bad := a.item(ctx, "BatchUpdateEntry", i)
+		bad := a.item(ctx, "BatchUpdateEntry", i, s.pathOf(e.GetId()))
 		if ctx.Err() != nil {
 			return nil, status.FromContextError(ctx.Err()).Err()
 		}
@@ -87,7 +100,7 @@ func (a *entryAPI) BatchDeleteEntry(ctx context.Context, in *entryv1.BatchDelete
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i, id := range in.Ids {
-		bad := a.item(ctx, "BatchDeleteEntry", i)
+		bad := a.item(ctx, "BatchDeleteEntry", i, s.pathOf(id))
 		if ctx.Err() != nil {
 			return nil, status.FromContextError(ctx.Err()).Err()
 		}

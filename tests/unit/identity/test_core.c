@@ -451,6 +451,23 @@ static void test_fixed_identities(void **state)
 	close_core();
 }
 
+/* The range of a number belongs to a trust domain, and a store that says otherwise is not served. */
+static void test_trust_domain_of_the_range(void **state)
+{
+	(void)state;
+	const struct cs_numbers_config other = {.clusters_max = 255, .trust_domain = "other.example"};
+	struct cs_changes changes = {0};
+	struct cs_error e = {0};
+	open_core();
+	claimed("n1", "a", "k8s:app=a", 1);
+	close_core();
+	cs_numbers_fini(&numbers);
+	assert_int_equal(cs_numbers_init(&numbers, &other, &e), 0);
+	assert_int_equal(cs_core_open(&config, &core, &changes, &e), -EACCES);
+	assert_int_equal(e.reason, CS_R_TRUST_DOMAIN_MISMATCH);
+	assert_non_null(strstr(e.text, "the store says that 256 is spiffe://example.org/identity/256"));
+}
+
 int main(void)
 {
 	if (!mkdtemp(dir))
@@ -468,6 +485,7 @@ int main(void)
 		cmocka_unit_test_setup(test_revocations, setup),
 		cmocka_unit_test_setup(test_filtered_labels, setup),
 		cmocka_unit_test_setup(test_fixed_identities, setup),
+		cmocka_unit_test_setup(test_trust_domain_of_the_range, setup),
 	};
 	int r = cmocka_run_group_tests(tests, NULL, NULL);
 	remove_store();

@@ -203,6 +203,8 @@ static const struct {
 	{"  ingress:\n  - fromEndpoints: [{matchLabels: {'a b': x}}]\n", "label key has character 0x20"},
 	{"  ingress:\n  - fromEndpoints: [{matchLabels: {'docker:a': x}}]\n", "label source 'docker'"},
 	{"  ingress:\n  - fromEndpoints: [{matchLabels: {'reserved:host': ''}}]\n", "use fromEntities"},
+	{"  ingress:\n  - fromEndpoints: [{matchLabels: {'reserved:kube-dns': ''}}]\n", "use fromEntities"},
+	{"  ingress:\n  - fromEndpoints: [{matchLabels: {'reserved:all': ''}}]\n", "use fromEntities"},
 	{"  ingress:\n  - fromEndpoints: [{matchLabels: {'cidr:10.0.0.0/8': ''}}]\n", "use fromCIDR"},
 	{"  ingress:\n  - fromEndpoints: [{matchLabels: []}]\n", "'matchLabels' must be a mapping"},
 	{"  ingress:\n  - fromEndpoints: [{matchExpression: []}]\n", "is 'matchExpressions' meant?"},

@@ -309,6 +309,31 @@ static void test_an_svid_of_a_later_time_is_asked_for_again(void **state)
 	assert_false(svid(f, 100, 1));
 }
 
+static void test_calls_that_end_after_a_message_are_no_storm(void **state)
+{
+	struct fixture *f = *state;
+	static const enum cs_spire_end ends[] = {CS_SPIRE_END_OTHER, CS_SPIRE_END_REFUSED};
+	for (uint32_t i = 0; i < 2; i++) {
+		start(f, 100 + i);
+		for (int tries = 0; tries < 6; tries++) {
+			svid(f, 100 + i, 1);
+			unsigned opens = f->opens;
+			ended(f, 100 + i, ends[i], "that was all");
+			pass(f, (CS_SPIRE_RETRY_MIN_MS << (tries < 5 ? tries : 4)) - 1);
+			assert_int_equal(f->opens, opens);
+			pass(f, CS_SPIRE_RETRY_MAX_MS);
+			assert_int_equal(f->opens, opens + 1);
+		}
+		svid(f, 100 + i, 1); /* one that lasted begins anew */
+		pass(f, CS_SPIRE_RETRY_MAX_MS + 1);
+		ended(f, 100 + i, CS_SPIRE_END_OTHER, "at last");
+		pass(f, CS_SPIRE_RETRY_MIN_MS);
+		assert_true(f->open[100 + i]);
+		svid(f, 100 + i, 1);
+	}
+	assert_int_equal(f->nones, 0);
+}
+
 /* ---- many ---- */
 
 static void test_never_more_than_a_few_wait(void **state)
@@ -552,6 +577,7 @@ int main(void)
 		TEST(test_an_unusable_svid_leaves_the_old_one),
 		TEST(test_an_svid_of_a_later_time_is_asked_for_again),
 		TEST(test_a_silent_agent_keeps_its_streams),
+		TEST(test_calls_that_end_after_a_message_are_no_storm),
 		TEST(test_never_more_than_a_few_wait),
 		TEST(test_stopped_while_it_waits_makes_room),
 		TEST(test_an_entry_that_cannot_be_signed_gives_its_place_up),
