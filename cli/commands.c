@@ -4,6 +4,7 @@ const struct cs_command *const cs_commands[] = {
 	&cs_cmd_status,
 	&cs_cmd_identity_list,
 	&cs_cmd_identity_lint,
+	&cs_cmd_identity_gc,
 	&cs_cmd_endpoint_list,
 	&cs_cmd_endpoint_register,
 	&cs_cmd_endpoint_unregister,

@@ -10,6 +10,7 @@
 struct cs_admin_service {
 	struct cs_cluster *cluster;
 	const struct cs_strings *elsewhere;
+	int64_t gc_grace_ms;
 	struct cs_grpc_service grpc;
 };
 
@@ -76,24 +77,31 @@ static void on_done(struct cs_ask *ask, void *data)
 	cs_ask_free(ask);
 }
 
-/* Takes the revocation over. */
-static void ask_take(struct cs_admin_service *s, struct cs_grpc_call *call, enum cs_ask_kind kind,
-	Countersign__V1__Revocation *revocation)
+/* The ask is its own; `done` answers the call. */
+static void ask_store(struct cs_admin_service *s, struct cs_grpc_call *call, struct cs_ask *ask,
+	void (*done)(struct cs_ask *ask, void *data))
 {
-	struct cs_ask *ask = cs_ask_new(kind, "", 0);
 	struct pending *p = cs_xcalloc(1, sizeof(*p));
 	struct cs_error e;
 	p->call = call;
-	ask->revocation = revocation;
-	ask->uid = cs_grpc_conn_uid(cs_grpc_call_conn(call));
-	ask->done = on_done;
+	ask->done = done;
 	ask->data = p;
 	cs_grpc_call_watch(call, on_cancel, NULL, p);
 	if (cs_cluster_ask_take(s->cluster, ask, &e) < 0) {
 		ask->result = e.code;
 		ask->error = e;
-		on_done(ask, p);
+		done(ask, p);
 	}
+}
+
+/* Takes the revocation over. */
+static void ask_take(struct cs_admin_service *s, struct cs_grpc_call *call, enum cs_ask_kind kind,
+	Countersign__V1__Revocation *revocation)
+{
+	struct cs_ask *ask = cs_ask_new(kind, "", 0);
+	ask->revocation = revocation;
+	ask->uid = cs_grpc_conn_uid(cs_grpc_call_conn(call));
+	ask_store(s, call, ask, on_done);
 }
 
 static Countersign__V1__Revocation *copy(const Countersign__V1__Revocation *in)
@@ -153,17 +161,81 @@ static void usage(struct cs_grpc_call *call, const ProtobufCMessage *message, vo
 	cs_grpc_reply(call, &reply.base);
 }
 
+/* --- identities that nobody uses --- */
+
+#define ITEMS_MAX   2000 /* of a dry run's answer */
+#define COLLECT_MAX 2500 /* at a time, each; who wants more asks again */
+
+static void add_item(
+	Countersign__V1__CollectGarbageReply *reply, const struct cs_collected *c, Countersign__V1__Garbage *item)
+{
+	static const Countersign__V1__Garbage__State states[] = {
+		[CS_COLLECT_MARK] = COUNTERSIGN__V1__GARBAGE__STATE__STATE_MARK,
+		[CS_COLLECT_WAIT] = COUNTERSIGN__V1__GARBAGE__STATE__STATE_WAIT,
+		[CS_COLLECT_DELETE] = COUNTERSIGN__V1__GARBAGE__STATE__STATE_DELETE,
+		[CS_COLLECT_RESTS] = COUNTERSIGN__V1__GARBAGE__STATE__STATE_REST};
+	uint32_t *counts[] = {[CS_COLLECT_MARK] = &reply->marked,
+		[CS_COLLECT_WAIT] = &reply->waiting,
+		[CS_COLLECT_DELETE] = &reply->deleted,
+		[CS_COLLECT_RESTS] = &reply->resting};
+	++*counts[c->what];
+	if (reply->n_items == ITEMS_MAX)
+		return;
+	countersign__v1__garbage__init(item);
+	item->state = states[c->what];
+	item->identity = c->identity;
+	item->labels = c->labels;
+	item->left_ms = c->left_ms;
+	reply->items[reply->n_items++] = item;
+}
+
+static void on_collected(struct cs_ask *ask, void *data)
+{
+	struct pending *p = data;
+	Countersign__V1__CollectGarbageReply reply = COUNTERSIGN__V1__COLLECT_GARBAGE_REPLY__INIT;
+	Countersign__V1__Garbage *items = cs_xcalloc(ITEMS_MAX, sizeof(*items));
+	reply.items = cs_xcalloc(ITEMS_MAX, sizeof(*reply.items));
+	reply.marked = (uint32_t)ask->marked;
+	reply.deleted = (uint32_t)ask->deleted;
+	for (size_t i = 0; i < ask->ncollected; i++)
+		add_item(&reply, &ask->collected[i], &items[reply.n_items < ITEMS_MAX ? reply.n_items : 0]);
+	if (p->call && ask->result < 0)
+		refuse(p->call, &ask->error);
+	else if (p->call)
+		cs_grpc_reply(p->call, &reply.base);
+	free(reply.items);
+	free(items);
+	free(p);
+	cs_ask_free(ask);
+}
+
+static void collect_garbage(struct cs_grpc_call *call, const ProtobufCMessage *message, void *data)
+{
+	const Countersign__V1__CollectGarbageRequest *in = (const Countersign__V1__CollectGarbageRequest *)message;
+	struct cs_admin_service *s = data;
+	if (!is_cluster(s, call))
+		return;
+	struct cs_ask *ask = cs_ask_new(CS_ASK_COLLECT, "", 0);
+	ask->dry_run = in->dry_run;
+	ask->grace_ms = s->gc_grace_ms;
+	ask->collect_max = COLLECT_MAX;
+	ask_store(s, call, ask, on_collected);
+}
+
 static const struct cs_grpc_method methods[] = {
 	{.name = "AddRevocation", .roles = CS_ROLE_OPERATOR, .fn = add_revocation},
 	{.name = "RemoveRevocation", .roles = CS_ROLE_OPERATOR, .fn = remove_revocation},
 	{.name = "Usage", .roles = CS_ROLE_VIEWER, .fn = usage},
+	{.name = "CollectGarbage", .roles = CS_ROLE_OPERATOR, .fn = collect_garbage},
 };
 
-struct cs_admin_service *cs_admin_service_new(struct cs_cluster *cluster, const struct cs_strings *elsewhere)
+struct cs_admin_service *cs_admin_service_new(
+	struct cs_cluster *cluster, const struct cs_strings *elsewhere, int64_t gc_grace_ms)
 {
 	struct cs_admin_service *s = cs_xcalloc(1, sizeof(*s));
 	s->cluster = cluster;
 	s->elsewhere = elsewhere;
+	s->gc_grace_ms = gc_grace_ms;
 	s->grpc = (struct cs_grpc_service){.descriptor = &countersign__v1__admin__descriptor,
 		.methods = methods,
 		.nmethods = sizeof(methods) / sizeof(methods[0]),

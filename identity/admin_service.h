@@ -8,7 +8,8 @@
 struct cs_admin_service;
 
 /* cluster NULL: role node, whose cluster role is at `elsewhere` (borrowed). */
-struct cs_admin_service *cs_admin_service_new(struct cs_cluster *cluster, const struct cs_strings *elsewhere);
+struct cs_admin_service *cs_admin_service_new(
+	struct cs_cluster *cluster, const struct cs_strings *elsewhere, int64_t gc_grace_ms);
 const struct cs_grpc_service *cs_admin_service_grpc(const struct cs_admin_service *service);
 void cs_admin_service_free(struct cs_admin_service *service);
 

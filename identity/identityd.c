@@ -326,7 +326,7 @@ static int serve_on(struct cs_identityd *d, const struct cs_grpc_service *servic
 
 static int serve_admin(struct cs_identityd *d, struct cs_error *e)
 {
-	d->admin = cs_admin_service_new(d->cluster, &d->config->cluster_server);
+	d->admin = cs_admin_service_new(d->cluster, &d->config->cluster_server, d->config->gc_grace_ms);
 	return serve_on(d, cs_admin_service_grpc(d->admin), "admin.sock", &d->admin_server, e);
 }
 

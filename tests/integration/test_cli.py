@@ -109,7 +109,7 @@ def usage(*args):
     return p.returncode, p.stdout, p.stderr
 
 
-COMMANDS = ["status", "identity list", "identity lint", "revocation add", "revocation list", "revocation remove", "store copy",
+COMMANDS = ["status", "identity list", "identity lint", "identity gc", "revocation add", "revocation list", "revocation remove", "store copy",
             "store new-epoch", "endpoint list", "endpoint register", "endpoint unregister", "node list",
             "policy list", "policy check", "svid list", "svid inspect", "bundle list", "bundle show", "auth list", "auth explain", "auth flush", "bootstrap spire",
             "exporter"]
@@ -137,7 +137,7 @@ def test_help_of_the_program():
 @pytest.mark.parametrize("args, says", [
     ([], "a command is missing"),
     (["stauts"], "did you mean 'status'?"),
-    (["identity"], "'identity' needs one more word: list, lint; "),
+    (["identity"], "'identity' needs one more word: list, lint, gc; "),
     (["identity", "lst"], "did you mean 'identity list'?"),
     (["frobnicate"], "there is no command 'frobnicate'"),
     (["status", "-o", "xml"], "--output xml: write table or json"),

@@ -299,6 +299,7 @@ METHODS = {
                        "Endpoints/List": {"viewer", "operator", "agent", "adapter", "authd"}},
     "directory.sock": {"Directory/Follow": {"viewer", "operator", "agent", "adapter", "authd"}},
     "admin.sock": {"Admin/AddRevocation": {"operator"}, "Admin/RemoveRevocation": {"operator"},
+                   "Admin/CollectGarbage": {"operator"},
                    "Admin/Usage": {"viewer", "operator", "agent", "adapter", "authd"}},
     "status.sock": {"Status/Get": {"viewer", "operator", "agent", "adapter", "authd"},
                     "Status/Metrics": {"viewer", "operator", "agent", "adapter", "authd"}},
