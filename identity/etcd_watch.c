@@ -114,7 +114,13 @@ static void take_events(struct cs_etcd_watch *w, const Etcdserverpb__WatchRespon
 		const Mvccpb__Event *event = r->events[i];
 		if (!event->kv || event->kv->mod_revision < w->next)
 			continue;
-		if (w->nheld > 0 && w->held[0].kv.mod_revision != event->kv->mod_revision)
+		if (event->kv->mod_revision == INT64_MAX ||
+			(w->nheld > 0 && event->kv->mod_revision < w->held[0].kv.mod_revision)) {
+			drop_held(w); /* no etcd says that; ask another one, from the last whole revision on */
+			cs_etcd_stream_replace(&w->stream);
+			return;
+		}
+		if (w->nheld > 0 && event->kv->mod_revision > w->held[0].kv.mod_revision)
 			tell(w);
 		if (w->stream.over)
 			return;
@@ -172,7 +178,8 @@ static void watch_message(struct etcd_stream *s, const ProtobufCMessage *message
 	cs_etcd_stream_works(s);
 	if (r->n_events > 0) {
 		take_events(w, r);
-	} else if (!r->created && r->watch_id >= 0 && r->header && w->nheld == 0 && r->header->revision >= w->next) {
+	} else if (!r->created && r->watch_id >= 0 && r->header && w->nheld == 0 && r->header->revision >= w->next &&
+		   r->header->revision < INT64_MAX) {
 		/* etcd's own notice of progress: there was nothing until then. An answer to our question (watch_id -1) is only
 		 * a sign of life: before 3.4.25 and 3.5.8 it can overtake events. */
 		w->next = r->header->revision + 1;

@@ -70,7 +70,7 @@ static void drop_lease(struct cs_etcd_backend *b)
 	b->keep = NULL;
 	b->lease = 0;
 	uv_mutex_lock(&b->lock);
-	b->mine = 0;
+	b->mine = b->until_ms = 0;
 	uv_mutex_unlock(&b->lock);
 	tell(b);
 }
