@@ -4,6 +4,7 @@
 #include <sys/random.h>
 #include "mem.h"
 #include "spiffe_template.h"
+#include "store_etcd.h"
 
 /* Somebody else wrote in between: decide anew, but not for ever. */
 #define ATTEMPTS_MAX 8
@@ -395,6 +396,8 @@ static void copy_config(struct cs_store *s, const struct cs_store_config *config
 		s->config.id_min = CS_IDENTITY_MIN;
 		s->config.id_max = CS_IDENTITY_MAX;
 	}
+	if (config->etcd)
+		s->lead_wait_ms = (config->etcd->lease_ms ? config->etcd->lease_ms : CS_STORE_ETCD_LEASE_MS) + 5000;
 	s->clock = s->config.clock = config->clock ? config->clock : &cs_clock_system;
 }
 

@@ -158,7 +158,7 @@ void cs_store_usage(const struct cs_store *store, struct cs_store_usage *ret);
 
 /* --- a store to another place --- */
 
-/* Leads, at the latest after half a minute, or says who else does. */
+/* Leads, at the latest some seconds after the lease of another one would have ended; or says who leads. */
 CS_MUST_USE int cs_store_lead_now(struct cs_store *store, const char *who, struct cs_error *e);
 /* After a backup was restored: a new epoch, so that no follower resumes from before; and the numbers that would be given
  * next rest, because they may have been given after the backup. */

@@ -11,6 +11,8 @@ struct place {
 	struct cs_store_config config;
 	struct cs_numbers numbers;
 	char path[CS_PATH];
+	struct cs_etcd_config etcd;
+	char password[CS_ETCD_PASSWORD_MAX];
 	char *template;
 	struct cs_store *store;
 };
@@ -19,6 +21,7 @@ static void place_fini(struct place *p)
 {
 	cs_store_close(p->store);
 	cs_numbers_fini(&p->numbers);
+	explicit_bzero(p->password, sizeof(p->password));
 	free(p->template);
 }
 
@@ -36,6 +39,15 @@ static int find_file(const struct cs_daemon *d, const char *what, bool must_exis
 		r = cs_error_errno(e, -errno, "there is no store %s", p->path);
 	p->config.path = p->path;
 	return r;
+}
+
+static int find_etcd(const struct cs_daemon *d, struct place *p, struct cs_error *e)
+{
+	const struct cs_identityd_config *c = d->config;
+	if (!cs_etcd_settings_used(&c->etcd))
+		return cs_error_set(e, -EINVAL, "etcd.endpoints is not set: where is etcd?");
+	p->config.etcd = &p->etcd;
+	return cs_etcd_settings_config(&c->etcd, &p->etcd, p->password, e);
 }
 
 static int place_open(const struct cs_daemon *d, const char *what, bool must_exist, struct place *p, struct cs_error *e)
@@ -56,7 +68,7 @@ static int place_open(const struct cs_daemon *d, const char *what, bool must_exi
 		.id_max = p->numbers.max,
 		.address_quarantine_ms = c->address_quarantine_ms,
 		.id_quarantine_ms = c->id_quarantine_ms};
-	r = find_file(d, what, must_exist, p, e);
+	r = strcmp(what, "etcd") == 0 ? find_etcd(d, p, e) : find_file(d, what, must_exist, p, e);
 	return r < 0 ? r : cs_store_open(&p->config, &p->store, e);
 }
 

@@ -5,7 +5,6 @@
 #include <time.h>
 #include "mem.h"
 
-#define LEAD_WAIT_MS 30000
 #define LEAD_POLL_MS 50
 
 static size_t count_all(const struct cs_store *s)
@@ -21,7 +20,7 @@ int cs_store_lead_now(struct cs_store *s, const char *who, struct cs_error *e)
 {
 	struct cs_store_state state;
 	int r = cs_store_campaign(s, who, e);
-	int64_t until_ms = cs_clock_system.mono_ms(NULL) + LEAD_WAIT_MS;
+	int64_t until_ms = cs_clock_system.mono_ms(NULL) + s->lead_wait_ms;
 	for (;;) {
 		if (r == 0)
 			r = cs_store_poll(s, NULL, e);

@@ -32,6 +32,7 @@ struct cs_store {
 	struct cs_store_config config; /* its strings are ours */
 	const struct cs_clock *clock;
 	struct cs_backend *backend;
+	int64_t lead_wait_ms; /* after which one that leads no more would have lost its lease */
 	struct cs_facts *facts;
 	struct cs_meta meta; /* epoch 0: the store is not made yet */
 	/* The store's time: what it was when we heard of it, and when that was. */

@@ -4,11 +4,11 @@ import subprocess
 
 import pytest
 
-from lab import protos
+from lab import etcd, protos
 from lab.daemon import BUILD, WAIT_S
 from lab.follower import Follower
-from lab.identity_lab import Cluster, Lab
-from lab.node_tls import TlsProxy
+from lab.identity_lab import Cluster, Lab, Replicas
+from lab.node_tls import CA, TlsProxy
 from lab.nodes import D, ip, spec
 
 CLI = BUILD / "cli/countersign"
@@ -53,6 +53,34 @@ def test_copy_and_back(lab, tmp_path):
     store("copy", other, "sqlite", instance=d.instance)
     d = lab.restart(d)
     assert d.once().all("identity") == before.all("identity")
+
+
+@pytest.mark.parametrize("version", etcd.VERSIONS)
+def test_sqlite_to_etcd_and_back(lab, tmp_path, version):
+    """What a cluster role on SQLite gave, replicas over etcd go on with; and the other way."""
+    d, before = filled(lab)
+    with etcd.Etcd(version) as cluster:
+        ca = CA(tmp_path / "ca")
+        settings = [f"{k}={v}" for k, v in {**ca.server(), "role": "cluster", "etcd.endpoints": cluster.urls[0],
+                                             "etcd.lease": "2s"}.items()]
+        assert "there is nothing in the store etcd" in store(
+            "copy", "etcd", tmp_path / "x.db", settings=settings, instance=d.instance, code=1)
+        assert "       3 identities" in store("copy", "sqlite", "etcd", settings=settings, instance=d.instance)
+        assert "a copy needs an empty one" in store("copy", "sqlite", "etcd", settings=settings, instance=d.instance, code=1)
+        replicas = Replicas(lab, cluster)
+        f = replicas.leader().once()
+        assert f.all("identity") == before.all("identity")
+        assert {k: e.identity for k, e in f.all("endpoint").items()} == {k: e.identity for k, e in before.all("endpoint").items()}
+        # While a replica leads, nobody else writes.
+        assert "leads this store" in store("new-epoch", "etcd", settings=settings, instance=d.instance, code=1)
+        for r in replicas.all:
+            lab.things.remove(r)
+            r.stop()
+        assert "new epoch" in store("new-epoch", "etcd", settings=settings, instance=d.instance)
+        for file in (d.instance / "identityd/state").glob("store.db*"):
+            file.unlink()
+        store("copy", "etcd", "sqlite", settings=settings, instance=d.instance)
+    assert lab.restart(d).once().all("identity") == before.all("identity")
 
 
 def test_refusals(lab, tmp_path):
