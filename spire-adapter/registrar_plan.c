@@ -397,7 +397,8 @@ static void fail(struct cs_reg_plan *p, struct cs_reg_slot *slot, const struct c
 		wait_ms = CS_REG_RETRY_MAX_MS;
 	if (slot->failures++ == 0)
 		p->nfailing++;
-	slot->retry_mono_ms = now_ms + (int64_t)((double)wait_ms * (0.8 + 0.4 * p->rules.random(p->rules.data)));
+	int64_t at = now_ms + (int64_t)((double)wait_ms * (0.8 + 0.4 * p->rules.random(p->rules.data)));
+	slot->retry_mono_ms = (at + CS_REG_RETRY_STEP_MS - 1) / CS_REG_RETRY_STEP_MS * CS_REG_RETRY_STEP_MS;
 	free(slot->failed);
 	slot->failed = cs_xmemdup(why, sizeof(*why));
 }

@@ -33,8 +33,10 @@ struct cs_reg_work {
 	bool listing_agents;
 	int64_t next_agents_mono_ms;
 	/* the last call failed as a whole */
-	bool failed;
+	bool list_failed, write_failed;
 	struct cs_error failure;
+	int64_t pause_mono_ms; /* no write before */
+	unsigned write_failures;
 	struct cs_metric *writes, *lists, *list_seconds, *first_seconds;
 };
 
@@ -45,16 +47,29 @@ static int64_t now_mono_ms(const struct cs_reg_work *w)
 	return cs_loop_mono_ms(w->options.loop);
 }
 
-/* One line for what has failed, not one per call. */
-static void set_failure(struct cs_reg_work *w, const struct cs_error *why)
+/* One line for what has failed, not one per call. which: list_failed or write_failed; one may go well and the other not. */
+static void set_failure(struct cs_reg_work *w, bool *which, const struct cs_error *why)
 {
-	if (why && (!w->failed || strcmp(w->failure.text, why->text) != 0))
+	bool before = w->list_failed || w->write_failed;
+	*which = why != NULL;
+	if (why && (!before || strcmp(w->failure.text, why->text) != 0))
 		cs_warn("SPIRE's server does not do what it is asked", cs_err(why));
-	else if (!why && w->failed)
+	else if (before && !w->list_failed && !w->write_failed)
 		cs_info("SPIRE's server does what it is asked again");
-	w->failed = why != NULL;
 	if (why)
 		w->failure = *why;
+}
+
+/* Others that are under way together failed for the same reason: that is one failure. */
+static void pause_writes(struct cs_reg_work *w)
+{
+	int64_t now = now_mono_ms(w), wait_ms = CS_REG_PAUSE_MIN_MS;
+	if (now < w->pause_mono_ms)
+		return;
+	for (unsigned i = 0; i < w->write_failures && wait_ms < CS_REG_PAUSE_MAX_MS; i++)
+		wait_ms *= 2;
+	w->write_failures++;
+	w->pause_mono_ms = now + (wait_ms < CS_REG_PAUSE_MAX_MS ? wait_ms : CS_REG_PAUSE_MAX_MS);
 }
 
 /* ---- lists ---- */
@@ -74,7 +89,7 @@ static void list_ended(struct cs_reg_work *w, const struct cs_error *why)
 	w->listing = false;
 	cs_reg_plan_list_end(plan, !why, now);
 	cs_metric_add(w->lists, 1, why ? "failed" : "done");
-	set_failure(w, why);
+	set_failure(w, &w->list_failed, why);
 	if (why) {
 		wait_ms = (int64_t)CS_REG_LIST_RETRY_MS << (w->list_failures < 6 ? w->list_failures : 6);
 		w->list_failures++;
@@ -123,7 +138,7 @@ static void on_agents(void *data, const struct cs_spire_failure *failure)
 	w->listing_agents = false;
 	w->next_agents_mono_ms = now_mono_ms(w) + CS_REG_AGENTS_MS;
 	cs_reg_plan_agents_end(w->options.plan, !failure, now_mono_ms(w));
-	set_failure(w, failure ? &failure->error : NULL);
+	set_failure(w, &w->list_failed, failure ? &failure->error : NULL);
 	cs_reg_work_kick(w);
 }
 
@@ -188,7 +203,13 @@ static void on_answer(void *data, const struct cs_spire_failure *failure, const 
 	struct cs_reg_work *w = b->work;
 	DL_DELETE(w->batches, b);
 	w->nbatches--;
-	set_failure(w, failure ? &failure->error : NULL);
+	set_failure(w, &w->write_failed, failure ? &failure->error : NULL);
+	if (failure) {
+		pause_writes(w);
+	} else {
+		w->pause_mono_ms = 0;
+		w->write_failures = 0;
+	}
 	for (size_t i = 0; i < b->n; i++)
 		answer_item(w, b, i, failure, n > i ? &items[i] : NULL);
 	free(b);
@@ -274,11 +295,13 @@ static bool is_ready(const struct cs_reg_plan *plan)
 	return false;
 }
 
-static void write_all(struct cs_reg_work *w)
+static void write_all(struct cs_reg_work *w, bool paused)
 {
-	while (w->nbatches < CS_REG_CALLS && begin_batch(w))
+	while (!paused && w->nbatches < CS_REG_CALLS && begin_batch(w))
 		w->idle = false;
-	if (w->idle || w->nbatches > 0 || is_ready(w->options.plan))
+	if (w->nbatches == 0 && w->write_failed && cs_reg_plan_count(w->options.plan).failing == 0)
+		set_failure(w, &w->write_failed, NULL); /* what failed is not wanted any more */
+	if (w->idle || w->nbatches > 0 || (!paused && is_ready(w->options.plan)))
 		return;
 	w->idle = true;
 	w->options.events.idle(w->options.events.data);
@@ -304,16 +327,19 @@ static void run(struct cs_timer *timer)
 		else if (w->next_agents_mono_ms < next)
 			next = w->next_agents_mono_ms;
 	}
-	bool want_list =
-		w->list_now || now >= w->next_list_mono_ms || (cs_reg_plan_needs_list(plan) && w->list_failures == 0);
+	bool paused = now < w->pause_mono_ms;
+	bool want_list = w->list_now || now >= w->next_list_mono_ms ||
+			 (cs_reg_plan_needs_list(plan) && w->list_failures == 0 && !paused);
 	if (want_list && !w->listing && w->nbatches == 0) {
 		begin_list(w);
 		return;
 	}
 	if (w->next_list_mono_ms < next)
 		next = w->next_list_mono_ms;
+	if (paused && w->pause_mono_ms < next)
+		next = w->pause_mono_ms;
 	if (!want_list && !w->listing && !w->held)
-		write_all(w);
+		write_all(w, paused);
 	wake_at(w, next);
 }
 
@@ -337,7 +363,7 @@ bool cs_reg_work_is_held(const struct cs_reg_work *w)
 
 const struct cs_error *cs_reg_work_failure(const struct cs_reg_work *w)
 {
-	return w->failed ? &w->failure : NULL;
+	return w->list_failed || w->write_failed ? &w->failure : NULL;
 }
 
 /* ---- life ---- */

@@ -2,7 +2,8 @@
  * - while the directory is not complete, or silent for longer than max_stale (`may_write`);
  * - until a first list had no foreign entry under our SPIFFE IDs;
  * - while a list is under way: what it shows shall be of one moment;
- * - after a call that may have been done, until a list has shown whether it was. */
+ * - after a call that may have been done, until a list has shown whether it was;
+ * - for a while after a call that failed as a whole: the next one would too. */
 #ifndef CS_REGISTRAR_WORK_H
 #define CS_REGISTRAR_WORK_H
 
@@ -14,6 +15,8 @@
 #define CS_REG_CALLS           2    /* under way at a time */
 #define CS_REG_LIST_RETRY_MS   1000 /* after a list that failed; doubled up to */
 #define CS_REG_LIST_SLOWEST_MS 60000
+#define CS_REG_PAUSE_MIN_MS    1000 /* after a call that failed as a whole; doubled up to */
+#define CS_REG_PAUSE_MAX_MS    10000
 #define CS_REG_FOREIGN_MS      30000 /* while foreign entries are in the way: look again */
 #define CS_REG_AGENTS_MS       10000 /* between two lists of agents */
 
