@@ -12,6 +12,11 @@ def identity(number, domain="example.org"):
     return identityd.identity(number, f"spiffe://{domain}/identity/{number}")
 
 
+def rss_kib(pid):
+    with open(f"/proc/{pid}/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS:"))
+
+
 class Node:
     """An agent of SPIRE, an adapter, and what the lab's identityd says to it."""
 

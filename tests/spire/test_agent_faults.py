@@ -9,7 +9,7 @@ from lab import adapter as lab
 from lab import identityd
 from lab.spire import wait_for
 from lab.spire_partner import fault
-from spire_nodes import A, B, HOST, Home, identity
+from spire_nodes import A, B, HOST, Home, identity, rss_kib
 
 DI, BUNDLES, OWN = "SubscribeToX509SVIDs", "SubscribeToX509Bundles", "FetchX509SVID"
 PATH = f"/identity/{A}"
@@ -33,11 +33,6 @@ def node(home):
     home.spire.identity(node.agent, B)
     wait_for(lambda: node.agent.cached_svids() == 5, "its alias, the node's and the adapter's, and these")
     return node
-
-
-def rss_kib(node):
-    with open(f"/proc/{node.adapter.pid}/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS:"))
 
 
 def reason(node, name, text="", identity=A):
@@ -250,9 +245,9 @@ def test_messages_that_cannot_be_read(node, on, kind, more):
     if on == DI:
         state = node.follower.wait(lambda s: A in s.svids and not s.has(A) and s.svids[A].reason.detail, 20)
         assert state.svids[A].reason.name == "no-local-svid" and not state.svids[A].withdrawn
-    before = rss_kib(node)
+    before = rss_kib(node.adapter.pid)
     time.sleep(LASTS_S)  # no synchronisation: this is how long it lasts
-    assert rss_kib(node) - before < GROWTH_KIB
+    assert rss_kib(node.adapter.pid) - before < GROWTH_KIB
     recovers(node, seconds=45)
     node.follower.wait(lambda s: "example.org" in s.bundles and s.bundles["example.org"].generation, 45)
 
@@ -290,14 +285,14 @@ def test_endless_duplicates(home, node):
     node.follower.wait_svid(HOST)
     node.agent.twist(*(fault("duplicates", on=on) for on in (DI, BUNDLES, OWN)))
     wait_for(lambda: node.agent.state()["messages"] > 2000, "they come", 20)
-    before, seen = rss_kib(node), node.agent.state()["messages"]
+    before, seen = rss_kib(node.adapter.pid), node.agent.state()["messages"]
     end = time.monotonic() + 2 * LASTS_S
     while time.monotonic() < end:  # no synchronisation: this is how long it lasts
         begin = time.monotonic()
         assert node.sign(svid) == 0 and node.adapter.once().svids[A].generation == svid.generation
         assert time.monotonic() - begin < 5, "it has time for others"
     assert node.agent.state()["messages"] > seen
-    assert rss_kib(node) - before < GROWTH_KIB
+    assert rss_kib(node.adapter.pid) - before < GROWTH_KIB
     recovers(node)
 
 
@@ -305,12 +300,12 @@ def test_endless_duplicates(home, node):
 def test_sets_that_hold_too_much(node, kind, value):
     node.agent.faults(fault(kind, value=value))
     node.start()
-    before = rss_kib(node)
+    before = rss_kib(node.adapter.pid)
     assert node.sign(node.follower.wait_svid(A)) == 0, "the SVID is in it"
     for _ in range(20):
         node.agent.say("wake")
     assert node.sign(node.follower.wait_svid(B)) == 0
-    assert rss_kib(node) - before < GROWTH_KIB
+    assert rss_kib(node.adapter.pid) - before < GROWTH_KIB
     recovers(node)
 
 
@@ -339,7 +334,7 @@ def test_bundles_that_are_wrong(node, how, value, is_there):
     node.start()
     good = node.follower.wait(lambda s: "example.org" in s.bundles and s.bundles["example.org"].generation).bundles["example.org"]
     node.follower.wait_svid(A)
-    before = rss_kib(node)
+    before = rss_kib(node.adapter.pid)
     node.agent.faults(fault("bundle", text=how, value=value))
     node.agent.say("reopen")  # a new stream, whose first message counts
     if is_there is False:
@@ -352,7 +347,7 @@ def test_bundles_that_are_wrong(node, how, value, is_there):
         wait_for(lambda: node.agent.state()["faults"].get("bundle", 0) >= 1, "it was made")
         assert node.adapter.once().bundles["example.org"].authorities
     assert node.sign(node.adapter.once().svids[B]) == 0
-    assert rss_kib(node) - before < GROWTH_KIB
+    assert rss_kib(node.adapter.pid) - before < GROWTH_KIB
     node.agent.faults()
     node.agent.say("reopen")
     node.follower.wait(lambda s: {n: list(b.authorities) for n, b in s.bundles.items() if b.generation}

@@ -60,7 +60,7 @@ func (s *server) intercept(tcp bool) grpc.UnaryServerInterceptor {
 				return nil, e
 			}
 			whole := data.Materialize()
-			return raw(whole[:len(whole)*2/3]), nil
+			return raw(whole[:len(whole)-1]), nil
 		}
 		if f := s.faults.find("size", name); f != nil && err == nil {
 			data, e := ordinary.Marshal(out)
