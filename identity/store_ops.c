@@ -236,21 +236,20 @@ static int do_release(struct cs_store *s, struct cs_store_op *op)
 	return 0;
 }
 
+/* An endpoint that stays, by its id. */
 struct kept {
 	UT_hash_handle hh;
 };
 
-/* All of a node's claims but those in `kept`; 1: no room for all of them. */
-static int release_others(
-	struct cs_store *s, struct cs_store_op *op, const char *node, struct kept **table, struct kept *kept)
+/* All of a node's claims but those that are kept; 1: no room for all of them. */
+static int release_others(struct cs_store *s, struct cs_store_op *op, const char *node, const struct kept *kept)
 {
 	struct cs_entry *next;
-	(void)kept;
 	for (struct cs_entry *entry = cs_facts_claims(s->facts, node); entry; entry = next) {
 		const char *endpoint = entry->fact.claim.endpoint;
 		struct kept *found;
 		next = entry->next;
-		HASH_FIND_STR(*table, endpoint, found);
+		HASH_FIND_STR(kept, endpoint, found);
 		if (found)
 			continue;
 		if (!cs_store_has_room(s, CS_STORE_OP_WRITES_MAX, CS_STORE_OP_BYTES_MAX))
@@ -265,7 +264,7 @@ static int do_keep(struct cs_store *s, struct cs_store_op *op)
 	struct kept *table = NULL, *kept = cs_xcalloc(op->nkeep, sizeof(*kept));
 	for (size_t i = 0; i < op->nkeep; i++)
 		HASH_ADD_KEYPTR(hh, table, op->keep[i], strlen(op->keep[i]), &kept[i]);
-	int r = release_others(s, op, op->claim.node, &table, kept);
+	int r = release_others(s, op, op->claim.node, table);
 	HASH_CLEAR(hh, table);
 	free(kept);
 	return r;
@@ -314,8 +313,7 @@ static int do_node(struct cs_store *s, struct cs_store_op *op)
 
 static int do_node_forget(struct cs_store *s, struct cs_store_op *op)
 {
-	struct kept *nothing = NULL;
-	if (release_others(s, op, op->node.name, &nothing, NULL) == 1)
+	if (release_others(s, op, op->node.name, NULL) == 1)
 		return 1;
 	struct cs_fact fact = {.kind = CS_FACT_NODE, .node = op->node};
 	struct cs_entry *entry = cs_facts_find(s->facts, &fact);

@@ -42,7 +42,6 @@ struct told {
 	unsigned identities, nodes, claims, prefixes; /* puts of new ones */
 	uint64_t epoch, revision, incarnations;
 };
-extern const struct cs_fact_sink store_no_sink;
 struct cs_fact_sink told_sink(struct told *told);
 /* Everything that is in the store. */
 void store_list(struct cs_store *s, struct told *told);
