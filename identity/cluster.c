@@ -90,6 +90,8 @@ static void run_job(uv_work_t *work)
 		job->policy_result = cs_core_reload_policy(c->core, &job->changes, &job->policy_error);
 	if (job->expire)
 		job->expire_result = cs_core_expire(c->core, &job->changes, &job->expire_error);
+	if (job->expire && job->expire_result == 0)
+		job->expire_result = cs_core_refresh_findings(c->core, &job->changes, &job->expire_error);
 	if (job->n > 0)
 		job->store_result = cs_core_ask(c->core, job->asks, job->n, &job->changes, &job->store_error);
 	cs_core_state(c->core, &job->state);
@@ -129,7 +131,7 @@ static void report(struct cs_cluster *c, const struct job *job)
 		cs_metric_add(c->reloads, 1, job->policy_result < 0 ? "refused" : "ok");
 	}
 	if (job->expire_result < 0) /* tried again in a while */
-		cs_debug("revocations that are over stay for now", cs_err(&job->expire_error));
+		cs_debug("revocations that are over, and old findings, stay for now", cs_err(&job->expire_error));
 	if (job->n > 0) {
 		cs_metric_add(c->commits, 1, job->store_result < 0 ? "failed" : "ok");
 		cs_metric_observe(c->commit_seconds, (double)job->took_ms / 1000);

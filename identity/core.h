@@ -67,6 +67,9 @@ void cs_core_resign(struct cs_core *core);
 CS_MUST_USE int cs_core_reload_placement(struct cs_core *core, struct cs_changes *changes, struct cs_error *e);
 CS_MUST_USE int cs_core_reload_policy(struct cs_core *core, struct cs_changes *changes, struct cs_error *e);
 
+/* For who leads, now and then: what policies say about themselves is looked for anew if identities came since. */
+CS_MUST_USE int cs_core_refresh_findings(struct cs_core *core, struct cs_changes *changes, struct cs_error *e);
+
 /* What may protect the path to a node; the default first, NULL at the end. */
 extern const char *const cs_node_paths[];
 

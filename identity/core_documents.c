@@ -261,6 +261,29 @@ int cs_core_write_depends(struct cs_core *core, struct cs_changes *changes, stru
 	return r;
 }
 
+/* --- findings --- */
+
+/* What policies have to say about themselves depends on all identities, and takes long: it is looked for when the leader
+ * says so, which makes it the same everywhere. */
+int cs_core_refresh_findings(struct cs_core *core, struct cs_changes *changes, struct cs_error *e)
+{
+	struct files f = {0};
+	struct cs_store_op op;
+	struct cs_store_state state;
+	char *text = NULL;
+	if (!core->findings_stale)
+		return 0;
+	cs_store_state(core->store, &state);
+	int n = asprintf(&text, "%llu", (unsigned long long)state.revision);
+	if (n < 0)
+		cs_mem_check(NULL);
+	files_add_take(&f, CS_SET_FINDINGS, text, (size_t)n);
+	documents_op(&op, CS_SET_FINDINGS, &f);
+	int r = commit(core, &op, 1, changes, e);
+	files_fini(&f);
+	return r;
+}
+
 /* --- placements --- */
 
 static int read_placement(const struct cs_core *core, struct files *f, struct cs_authority **ret, struct cs_error *e)

@@ -128,6 +128,7 @@ static void documents_changed(struct cs_core *core, const char *set)
 	core->policy_changed |= strcmp(set, CS_SET_POLICY) == 0;
 	core->placement_changed |= strcmp(set, CS_SET_PLACEMENT) == 0;
 	core->depends_changed |= strcmp(set, CS_SET_DEPENDS) == 0;
+	core->findings_changed |= strcmp(set, CS_SET_FINDINGS) == 0;
 }
 
 static void on_change(void *data, const struct cs_fact *before, const struct cs_fact *now)
@@ -177,7 +178,8 @@ static void on_revision(void *data, uint64_t epoch, uint64_t revision)
 		rename_placements(core);
 	cs_core_settle_policy(core);
 	core->nfresh = 0;
-	core->identity_gone = core->policy_changed = core->placement_changed = core->depends_changed = false;
+	core->identity_gone = core->policy_changed = core->placement_changed = false;
+	core->depends_changed = core->findings_changed = false;
 	core->changes->epoch = epoch_of(epoch);
 	core->changes->revision = revision;
 }

@@ -5,8 +5,6 @@
 #include <utlist.h>
 #include "mem.h"
 
-#define REFRESH_MAX 256
-
 /* --- depends_on --- */
 
 static struct dependency *dependency_of(struct cs_core *core, const char *name)
@@ -233,72 +231,37 @@ static bool is_selected(struct cs_core *core, uint32_t id)
 	return is;
 }
 
-/* What is left of rows that are in the order of their local identities: those of this one are taken off the front. */
-struct rows_left {
-	const struct cs_policy_row *rows;
-	const struct cs_policy_default *defaults;
-	size_t nrows, ndefaults;
-};
-
-static void refresh_local(struct cs_core *core, struct local *local, struct rows_left *left)
+static void refresh_local(struct cs_core *core, struct local *local)
 {
-	size_t n = 0, ndefaults = 0, nrows = 0;
+	struct cs_rows rows = {0};
+	cs_record **fresh = NULL;
+	size_t n = 0;
 	if (local->policy_set != core->policy_set)
 		local->selected = is_selected(core, local->identity);
 	local->policy_set = core->policy_set;
-	while (ndefaults < left->ndefaults && left->defaults[ndefaults].local == local->identity)
-		ndefaults++;
-	while (nrows < left->nrows && left->rows[nrows].local == local->identity)
-		nrows++;
-	cs_record **fresh = cs_xcalloc(ndefaults + nrows, sizeof(*fresh));
-	for (size_t i = 0; i < ndefaults; i++)
-		fresh[n++] = cs_core_default_record(&left->defaults[i]);
-	for (size_t i = 0; i < nrows; i++)
-		fresh[n++] = cs_core_row_record(&left->rows[i]);
-	qsort(fresh, n, sizeof(*fresh), by_key);
-	*left = (struct rows_left){
-		left->rows + nrows, left->defaults + ndefaults, left->nrows - nrows, left->ndefaults - ndefaults};
+	if (cs_compiled_rows(core->compiled, &local->identity, 1, &rows, &core->compile_error) == 0) {
+		fresh = cs_xcalloc(rows.nrows + rows.ndefaults, sizeof(*fresh));
+		for (size_t i = 0; i < rows.ndefaults; i++)
+			fresh[n++] = cs_core_default_record(&rows.defaults[i]);
+		for (size_t i = 0; i < rows.nrows; i++)
+			fresh[n++] = cs_core_row_record(&rows.rows[i]);
+		qsort(fresh, n, sizeof(*fresh), by_key);
+		cs_rows_fini(&rows);
+	} /* else: none, and without a default nothing passes */
 	rows_changed(local->rows, local->nrows, fresh, n, core->changes);
 	rows_free(local->rows, local->nrows);
 	local->rows = fresh;
 	local->nrows = local->caprows = n;
 }
 
-static int by_identity(const void *a, const void *b)
+static void refresh_rows(struct cs_core *core)
 {
-	const struct local *x = *(struct local *const *)a, *y = *(struct local *const *)b;
-	return (x->identity > y->identity) - (x->identity < y->identity);
-}
-
-/* Asking costs as much as there are identities: so for many at once, but not for so many that their rows fill the memory. */
-static void refresh_some(struct cs_core *core)
-{
-	struct local *locals[REFRESH_MAX];
-	uint32_t ids[REFRESH_MAX];
-	size_t n = 0;
-	while (core->stale_locals && n < REFRESH_MAX) {
+	while (core->compiled && core->stale_locals) {
 		struct local *local = core->stale_locals;
 		DL_DELETE2(core->stale_locals, local, sprev, snext);
 		local->stale = false;
-		locals[n++] = local;
+		refresh_local(core, local);
 	}
-	qsort(locals, n, sizeof(locals[0]), by_identity);
-	for (size_t i = 0; i < n; i++)
-		ids[i] = locals[i]->identity;
-	struct cs_rows rows = {0};
-	/* An error: none, and without a default nothing passes. */
-	if (cs_compiled_rows(core->compiled, ids, n, &rows, &core->compile_error) < 0)
-		rows = (struct cs_rows){0};
-	struct rows_left left = {rows.rows, rows.defaults, rows.nrows, rows.ndefaults};
-	for (size_t i = 0; i < n; i++)
-		refresh_local(core, locals[i], &left);
-	cs_rows_fini(&rows);
-}
-
-static void refresh_rows(struct cs_core *core)
-{
-	while (core->compiled && core->stale_locals)
-		refresh_some(core);
 }
 
 void cs_core_local_stale(struct cs_core *core, struct local *local)
@@ -423,24 +386,93 @@ static void recompile(struct cs_core *core, const struct named *named)
 	mark(core, true);
 }
 
-/* New identities that no policy and no dependency means are only added to what is compiled. False: more is to be done. */
-static bool append_fresh(struct cs_core *core)
+/* --- identities that are new --- */
+
+static int by_remote(const void *key, const void *row)
+{
+	uint32_t remote = *(const uint32_t *)key;
+	const cs_record *r = *(cs_record *const *)row;
+	uint32_t other = r->record_case == COUNTERSIGN__V1__RECORD__RECORD_POLICY_ROW ? r->policy_row->remote : 0;
+	return (remote > other) - (remote < other);
+}
+
+/* Where a row for this remote belongs, in rows that are sorted by it. */
+static size_t place_of(const struct local *local, uint32_t remote)
+{
+	size_t low = 0, high = local->nrows;
+	while (low < high) {
+		size_t middle = (low + high) / 2;
+		if (by_remote(&remote, &local->rows[middle]) > 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+static void insert_row(struct cs_core *core, const struct cs_policy_row *row)
+{
+	struct local *local;
+	HASH_FIND(hh, core->locals, &row->local, sizeof(row->local), local);
+	if (local->nrows == local->caprows) {
+		local->caprows = local->caprows * 3 / 2 + 8;
+		local->rows = cs_xrealloc(local->rows, local->caprows, sizeof(*local->rows));
+	}
+	size_t at = place_of(local, row->remote);
+	memmove(&local->rows[at + 1], &local->rows[at], (local->nrows - at) * sizeof(*local->rows));
+	local->rows[at] = cs_core_row_record(row);
+	local->nrows++;
+	cs_changes_add_take(core->changes, cs_record_copy(local->rows[at], false));
+}
+
+/* A new peer makes rows for those whose policies name it, and no others. */
+static int add_rows(struct cs_core *core, struct cs_error *e)
+{
+	if (!cs_compiled_added_any(core->compiled))
+		return 0;
+	uint32_t *ids = cs_xcalloc(HASH_COUNT(core->locals), sizeof(*ids));
+	struct cs_rows rows = {0};
+	size_t n = 0;
+	struct local *local, *tmp;
+	HASH_ITER (hh, core->locals, local, tmp)
+		if (local->selected && !local->stale)
+			ids[n++] = local->identity;
+	int r = cs_compiled_added_rows(core->compiled, ids, n, &rows, e);
+	for (size_t i = 0; r == 0 && i < rows.nrows; i++)
+		insert_row(core, &rows.rows[i]);
+	cs_rows_fini(&rows);
+	free(ids);
+	return r;
+}
+
+static bool any_depends(const struct cs_core *core, const struct named *named)
+{
+	for (size_t i = 0; i < core->ndepends; i++)
+		for (size_t k = 0; k < named->n; k++)
+			if (depends_on(&core->depends[i], named->items[k].labels))
+				return true;
+	return false;
+}
+
+/* True if that was all; else everything is compiled anew. */
+static bool add_identities(struct cs_core *core)
 {
 	const struct cs_facts *facts = cs_core_facts(core);
 	struct named *named = named_room(core->nfresh);
-	bool plain = !core->compile_error.code && core->compiled;
-	qsort(core->fresh, core->nfresh, sizeof(*core->fresh), by_number);
-	for (size_t i = 0; i < core->nfresh && plain; i++) {
+	struct cs_error e;
+	for (size_t i = 0; i < core->nfresh; i++) {
+		struct cs_fact fact = {.kind = CS_FACT_IDENTITY};
 		const struct cs_store_identity *identity = cs_facts_identity(facts, core->fresh[i]);
-		if (!identity)
-			continue; /* came and went */
-		add_named(named, &(struct cs_fact){.kind = CS_FACT_IDENTITY, .identity = *identity});
-		for (size_t k = 0; k < core->ndepends && plain; k++)
-			plain = !depends_on(&core->depends[k], named->items[named->n - 1].labels);
+		if (identity) { /* else it was new and is gone already, in one revision */
+			fact.identity = *identity;
+			add_named(named, &fact);
+		}
 	}
-	plain = plain && cs_compiled_append(core->compiled, named->items, named->n);
+	bool ok = named->n == core->nfresh && !any_depends(core, named) &&
+		  cs_compiled_add(core->compiled, named->items, named->n, &e) == 1 && add_rows(core, &e) == 0;
+	core->findings_stale |= ok && core->policies->n > 0;
 	named_free(named);
-	return plain;
+	return ok;
 }
 
 /* --- depends_on --- */
@@ -456,22 +488,30 @@ static void take_depends(struct cs_core *core)
 
 /* --- the end of a revision --- */
 
+static void settle_anew(struct cs_core *core, bool all)
+{
+	struct named *named = all_named(core);
+	if (all)
+		take_policies(core, named);
+	else
+		recompile(core, named);
+	publish_depends(core, named);
+	named_free(named);
+	core->findings_stale = false;
+}
+
 void cs_core_settle_policy(struct cs_core *core)
 {
-	bool identities = core->nfresh > 0 || core->identity_gone;
 	bool all = core->policy_changed || !core->policies;
+	bool anew = all || core->identity_gone || core->depends_changed || core->findings_changed;
+	/* By the number of facts, not by time: replicas must come to the same. Below it findings are always new. */
+	bool few = cs_facts_count(cs_core_facts(core), CS_FACT_IDENTITY) <= CS_COMPILE_ANEW_MAX;
 	if (core->depends_changed)
 		take_depends(core);
-	bool only_new = core->nfresh > 0 && !core->identity_gone && !all && !core->depends_changed;
-	if (!(only_new && append_fresh(core)) && (identities || all || core->depends_changed)) {
-		struct named *named = all_named(core);
-		if (all)
-			take_policies(core, named);
-		else
-			recompile(core, named);
-		publish_depends(core, named);
-		named_free(named);
-	}
+	if (!anew && core->nfresh > 0)
+		anew = few || !core->compiled || core->compile_error.code || !add_identities(core);
+	if (anew)
+		settle_anew(core, all);
 	refresh_rows(core);
 }
 

@@ -54,14 +54,12 @@ struct cs_core {
 	struct cs_error compile_error; /* code 0: none */
 	struct dependency *depends;
 	size_t ndepends;
-	/* Findings are looked for anew when there is time: they take longer than a new identity. */
-	bool findings_stale;
-	int64_t found_mono_ns, finding_ns;
+	bool findings_stale; /* identities came since they were looked for */
 	/* The revision that is being told. */
 	struct cs_changes *changes;
 	uint32_t *fresh; /* identities that are new in it */
 	size_t nfresh, capfresh;
-	bool identity_gone, policy_changed, placement_changed, depends_changed, settled_once;
+	bool identity_gone, policy_changed, placement_changed, depends_changed, findings_changed;
 };
 
 int64_t cs_core_now_unix_ms(const struct cs_core *core);
@@ -83,6 +81,7 @@ CS_MUST_USE int cs_core_withdraw(
 #define CS_SET_POLICY    "policy"
 #define CS_SET_PLACEMENT "placement"
 #define CS_SET_DEPENDS   "depends_on"
+#define CS_SET_FINDINGS  "findings" /* when the leader last had them looked for */
 CS_MUST_USE int cs_core_load_authority(const struct cs_core *core, struct cs_authority **ret, struct cs_error *e);
 CS_MUST_USE int cs_core_policies_of(const struct cs_core *core, struct cs_cnp_set *set, struct cs_error *e);
 CS_MUST_USE int cs_core_depends_of(struct cs_core *core, struct cs_error *e);

@@ -41,8 +41,10 @@
 #define CS_CLAIM_RETRY_MAX_MS    15000
 
 #define CS_LEADER_NAME_MAX 253
-#define CS_REPLICAS_MAX    8    /* of the cluster role, that a node knows */
-#define CS_STORE_SILENT_MS 6000 /* etcd: nothing heard for so long is told */
+#define CS_REPLICAS_MAX    8 /* of the cluster role, that a node knows */
+/* With more identities than this a new one is added to what is compiled, and findings follow within half a minute. */
+#define CS_COMPILE_ANEW_MAX 1000
+#define CS_STORE_SILENT_MS  6000 /* etcd: nothing heard for so long is told */
 /* A node has one connection to a replica, and a dead one or two that TCP still holds. */
 #define CS_NODE_CONNECTIONS_MAX 4
 

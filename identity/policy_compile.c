@@ -13,12 +13,17 @@ static uint8_t verdict_of(const struct cs_rule *rule)
 
 /* A selector that asks for nothing but a namespace, whichever, and finds everybody: one default instead of a row for
  * each identity. Whom it finds is looked at, because a namespace label may come from another source than k8s. */
-static bool means_everybody(const struct cs_compiled *c, const struct cs_selector *s, const struct cs_set *set)
+bool cs_selector_may_mean_everybody(const struct cs_selector *s)
 {
 	for (size_t i = 0; i < s->n; i++)
 		if (s->reqs[i].op != CS_SEL_EXISTS || strcmp(s->reqs[i].key, CS_LABEL_NAMESPACE) != 0)
 			return false;
-	return set->n == c->nids;
+	return true;
+}
+
+static bool means_everybody(const struct cs_compiled *c, const struct cs_selector *s, const struct cs_set *set)
+{
+	return cs_selector_may_mean_everybody(s) && set->n == c->nids;
 }
 
 static int compile_rule(struct cs_compiled *c, struct cs_compiled_rule *ret)
@@ -121,6 +126,10 @@ void cs_compiled_free(struct cs_compiled *c)
 	free(c->prefixes);
 	free(c->findings);
 	free(c->ids);
+	free(c->added);
+	if (c->picks)
+		cs_picks_fini(c->picks);
+	free(c->picks);
 	free(c);
 }
 

@@ -85,10 +85,12 @@ struct cs_compiled;
 /* NULL and *e on a limit, an identity out of range or twice, or a prefix number given twice. */
 struct cs_compiled *cs_policy_compile(const struct cs_compile_input *in, struct cs_error *e);
 void cs_compiled_free(struct cs_compiled *c);
-/* Identities in the order of their numbers, all higher than those that it knows, and of interest to no policy: it is as if
- * they had been there. False: they are not like that (or memory is short), nothing was changed, and all must be compiled
- * anew. Whom depends_on names must not be appended. */
-CS_MUST_USE bool cs_compiled_append(struct cs_compiled *c, const struct cs_compile_identity *identities, size_t n);
+
+/* More identities, as if they had been in the input, but for the findings, which stay as they are. 1: done. 0: the result
+ * would differ in more than what is added; c is as it was, and the caller compiles anew. Costs what the selectors cost
+ * over the new ones, not over all. */
+CS_MUST_USE int cs_compiled_add(
+	struct cs_compiled *c, const struct cs_compile_identity *identities, size_t n, struct cs_error *e);
 
 /* Borrowed from c. Prefixes: all that some policy names, sorted by prefix. Findings: by policy, rule, kind. */
 const struct cs_prefix_identity *cs_compiled_prefixes(const struct cs_compiled *c, size_t *n);
@@ -96,9 +98,16 @@ const struct cs_finding *cs_compiled_findings(const struct cs_compiled *c, size_
 /* How many of the identities a spec of the policies selects. */
 size_t cs_compiled_count(const struct cs_compiled *c, const struct cs_spec *spec);
 
-/* Rows and defaults for these local identities (any order; unknown ones and duplicates are left out). */
+/* Rows and defaults for these local identities (any order; unknown ones and duplicates are left out). Keeps room in c for
+ * the next time. */
 CS_MUST_USE int cs_compiled_rows(
-	const struct cs_compiled *c, const uint32_t *locals, size_t nlocals, struct cs_rows *ret, struct cs_error *e);
+	struct cs_compiled *c, const uint32_t *locals, size_t nlocals, struct cs_rows *ret, struct cs_error *e);
+/* Does any rule name one of those that the last cs_compiled_add added? If not there are no such rows. */
+bool cs_compiled_added_any(const struct cs_compiled *c);
+/* Only the rows whose remote was added by the last cs_compiled_add, in no particular order; no defaults. locals: known
+ * ones only, each once. */
+CS_MUST_USE int cs_compiled_added_rows(
+	struct cs_compiled *c, const uint32_t *locals, size_t nlocals, struct cs_rows *ret, struct cs_error *e);
 void cs_rows_fini(struct cs_rows *r);
 
 #endif

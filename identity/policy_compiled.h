@@ -9,7 +9,7 @@
 /* Ascending indices, of identities (cs_compiled.ids) or of prefixes (cs_compiled.prefixes). */
 struct cs_set {
 	uint32_t *v;
-	size_t n;
+	size_t n, room;
 };
 
 /* Equal selectors are evaluated once and share their set. */
@@ -44,9 +44,11 @@ struct cs_group {
 };
 
 struct cs_compiled {
-	uint32_t *ids;         /* ascending */
-	size_t nids, ids_room; /* room: of ids and group_of, once something was appended */
-	uint32_t *group_of;    /* by index of identity */
+	uint32_t *ids; /* ascending */
+	size_t nids, ids_room;
+	uint32_t *added; /* indices of the last cs_compiled_add, ascending */
+	size_t nadded;
+	uint32_t *group_of; /* by index of identity */
 	struct cs_group *groups;
 	size_t ngroups, groups_room;
 	struct cs_compiled_spec *specs; /* by policy name, then as written: so are the rules */
@@ -59,11 +61,13 @@ struct cs_compiled {
 	size_t nprefixes;
 	struct cs_finding *findings;
 	size_t nfindings;
+	struct cs_picks *picks; /* room for rows, kept; NULL: none yet */
 };
 
 /* The rules that decide for the identities of one group, by peer and direction; CS_NONE: no rule means the peer. */
 struct cs_picks {
 	const struct cs_compiled *c;
+	size_t ids_room;                /* for so many identities */
 	uint32_t *ids[2], *prefixes[2]; /* [enum cs_policy_dir][index] */
 	uint32_t endpoints[2], host[2], remote_node[2], world[2];
 	uint32_t selects[2]; /* first spec that selects this direction, or CS_NONE */
@@ -76,11 +80,14 @@ struct cs_picks {
 /* policy_resolve.c: ids, resolved. */
 CS_MUST_USE int cs_resolve(struct cs_compiled *c, const struct cs_compile_input *in, struct cs_error *e);
 const struct cs_set *cs_resolved_set(const struct cs_compiled *c, const struct cs_selector *s);
+bool cs_selector_may_mean_everybody(const struct cs_selector *s); /* policy_compile.c */
 /* policy_prefixes.c: prefixes. */
 CS_MUST_USE int cs_number_prefixes(struct cs_compiled *c, const struct cs_compile_input *in, struct cs_error *e);
 CS_MUST_USE int cs_prefixes_of_rule(const struct cs_compiled *c, const struct cs_rule *rule, struct cs_set *ret);
 /* policy_groups.c: groups, group_of. */
 CS_MUST_USE int cs_make_groups(struct cs_compiled *c);
+/* The group of these specs, a new one if there is none; takes a member. */
+CS_MUST_USE int cs_join_group(struct cs_compiled *c, const uint32_t *specs, size_t nspecs, uint32_t *ret);
 /* policy_picks.c. _init once, then _fill for any number of groups. */
 CS_MUST_USE int cs_picks_init(struct cs_picks *p, const struct cs_compiled *c);
 void cs_picks_fini(struct cs_picks *p);

@@ -80,3 +80,22 @@ int cs_make_groups(struct cs_compiled *c)
 	free(target);
 	return r;
 }
+
+int cs_join_group(struct cs_compiled *c, const uint32_t *specs, size_t nspecs, uint32_t *ret)
+{
+	for (uint32_t i = 0; i < c->ngroups; i++) {
+		struct cs_group *g = &c->groups[i];
+		if (g->members > 0 && g->nspecs == nspecs &&
+			(nspecs == 0 || memcmp(g->specs, specs, nspecs * sizeof(*specs)) == 0)) {
+			g->members++;
+			*ret = i;
+			return 0;
+		}
+	}
+	int r = copy_group(c, CS_NONE, ret);
+	for (size_t i = 0; r == 0 && i < nspecs; i++)
+		r = append_spec(&c->groups[*ret], specs[i]);
+	if (r == 0)
+		c->groups[*ret].members = 1;
+	return r;
+}

@@ -15,12 +15,12 @@ static uint32_t *all_none(size_t n)
 
 int cs_picks_init(struct cs_picks *p, const struct cs_compiled *c)
 {
-	*p = (struct cs_picks){.c = c};
-	p->named_ids = malloc((c->nids + 1) * sizeof(*p->named_ids));
+	*p = (struct cs_picks){.c = c, .ids_room = c->nids + c->nids / 2 + 64}; /* identities are added */
+	p->named_ids = malloc((p->ids_room + 1) * sizeof(*p->named_ids));
 	p->named_prefixes = malloc((c->nprefixes + 1) * sizeof(*p->named_prefixes));
 	bool ok = p->named_ids && p->named_prefixes;
 	for (int dir = 0; dir < 2; dir++) {
-		p->ids[dir] = all_none(c->nids);
+		p->ids[dir] = all_none(p->ids_room);
 		p->prefixes[dir] = all_none(c->nprefixes);
 		ok = ok && p->ids[dir] && p->prefixes[dir];
 	}

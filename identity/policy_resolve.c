@@ -150,6 +150,7 @@ static int evaluate(const struct index *x, const struct cs_selector *s, struct c
 		qsort(ret->v, ret->n, sizeof(*ret->v), by_number);
 	uint32_t *fit = realloc(ret->v, (ret->n + 1) * sizeof(*fit));
 	ret->v = fit ? fit : ret->v;
+	ret->room = fit ? ret->n + 1 : n + 1;
 	return 0;
 }
 
@@ -205,7 +206,8 @@ static int sort_identities(struct cs_compiled *c, const struct cs_compile_input 
 	if (in->nidentities)
 		memcpy(sorted, in->identities, in->nidentities * sizeof(*sorted));
 	qsort(sorted, in->nidentities, sizeof(*sorted), by_id);
-	c->ids = malloc((in->nidentities + 1) * sizeof(*c->ids));
+	c->ids_room = in->nidentities + 1;
+	c->ids = malloc(c->ids_room * sizeof(*c->ids));
 	if (!c->ids)
 		return cs_error_set(e, -ENOMEM, "out of memory");
 	for (size_t i = 0; i < in->nidentities; i++) {

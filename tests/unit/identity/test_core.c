@@ -309,6 +309,165 @@ static void test_policy(void **state)
 	close_core();
 }
 
+static void claim_many(unsigned from, unsigned n)
+{
+	struct cs_ask *asks[256];
+	struct cs_changes changes = {0};
+	struct cs_error e;
+	for (unsigned i = 0; i < n; i++) {
+		char id[32], labels[96];
+		unsigned k = from + i;
+		snprintf(id, sizeof(id), "m%u", k);
+		snprintf(labels, sizeof(labels), "k8s:app=%s;k8s:n=%u", k % 7 == 0 ? "b" : k % 50 == 1 ? "a" : "x", k);
+		asks[i] = new_claims(CS_ASK_CLAIM, k % 2 ? "n1" : "n2", 1);
+		fill(&asks[i]->claims[0], id, labels, 0);
+		asks[i]->claims[0].addrs[0] = (struct cs_ip){.len = 4, .bytes = {10, 9, (uint8_t)(k >> 8), (uint8_t)k}};
+	}
+	assert_int_equal(cs_core_ask(core, asks, n, &changes, &e), 0);
+	assert_int_equal(cs_changes_apply_take(&changes, directory, &e), 0);
+	for (unsigned i = 0; i < n; i++) {
+		assert_int_equal(asks[i]->claims[0].result, 0);
+		cs_ask_free(asks[i]);
+	}
+}
+
+struct comparing {
+	const struct cs_directory *other;
+	size_t n;
+};
+
+static void compare(void *data, const cs_record *record)
+{
+	struct comparing *c = data;
+	const cs_record *same = cs_dir_get(c->other, record);
+	assert_non_null(same);
+	assert_true(cs_record_equal(record, same));
+	c->n++;
+}
+
+/* Added one by one to what is compiled, or compiled all at once: the same directory. */
+static void test_many_identities(void **state)
+{
+	(void)state;
+	struct cs_changes changes = {0};
+	struct cs_error e;
+	write_file(policy,
+		POLICY("  - fromEndpoints:\n    - matchLabels: {app: b}\n    authentication: {mode: required}\n"));
+	open_core();
+	for (unsigned i = 0; i < CS_COMPILE_ANEW_MAX; i += 200)
+		claim_many(i, 200);
+	for (unsigned i = 0; i < 90; i += 30)
+		claim_many(CS_COMPILE_ANEW_MAX + 1 + i, 30);
+	size_t rows = cs_dir_count(directory, KIND(POLICY_ROW)), locals = 19;
+	assert_true(rows > locals * 100);
+	uint64_t before = cs_dir_revision(directory);
+	claimed("n2", "late", "k8s:app=b;k8s:late=1", 77);
+	assert_int_equal(cs_dir_revision(directory), before + 1);
+	assert_int_equal(cs_dir_count(directory, KIND(POLICY_ROW)), rows + locals);
+	claimed("n2", "later", "k8s:app=z;k8s:late=1", 78); /* of whom no rule speaks */
+	assert_int_equal(cs_dir_count(directory, KIND(POLICY_ROW)), rows + locals);
+	/* Findings are the leader's to ask for. */
+	assert_int_equal(cs_core_refresh_findings(core, &changes, &e), 0);
+	assert_int_equal(cs_changes_apply_take(&changes, directory, &e), 0);
+	assert_int_equal(cs_dir_revision(directory), before + 3);
+	assert_int_equal(cs_core_refresh_findings(core, &changes, &e), 0);
+	assert_int_equal(changes.revision, 0);
+	struct comparing c = {.other = directory};
+	cs_core_close(core);
+	struct cs_directory *first = directory;
+	open_core();
+	assert_int_equal(cs_dir_revision(directory), cs_dir_revision(first));
+	for (int kind = 1; kind <= KIND(REVOCATION); kind++)
+		cs_dir_each(directory, (Countersign__V1__Kind)kind, compare, &(struct comparing){.other = first});
+	c.other = directory;
+	for (int kind = 1; kind <= KIND(REVOCATION); kind++)
+		cs_dir_each(first, (Countersign__V1__Kind)kind, compare, &c);
+	assert_true(c.n > 2500);
+	cs_dir_free(first);
+	close_core();
+}
+
+static struct cs_ask *node_ask(enum cs_ask_kind kind, bool gone)
+{
+	struct cs_ask *ask = cs_ask_new(kind, "n1", 0);
+	ask->addrs[0] = (struct cs_ip){.len = 4, .bytes = {10, 0, 9, 1}};
+	ask->naddrs = 1;
+	ask->port = 4250;
+	ask->path = cs_xstrdup("unknown");
+	ask->gone = gone;
+	return run(ask);
+}
+
+static void test_gone(void **state)
+{
+	(void)state;
+	open_core();
+	cs_ask_free(node_ask(CS_ASK_GONE, true)); /* it was never there */
+	assert_null(cs_dir_node(directory, "n1"));
+	cs_ask_free(node_ask(CS_ASK_HELLO, false));
+	claimed("n1", "a", "k8s:app=a", 1);
+	claimed("n2", "b", "k8s:app=b", 2);
+	cs_ask_free(node_ask(CS_ASK_GONE, true));
+	assert_true(cs_dir_node(directory, "n1")->gone);
+	assert_int_equal(cs_dir_node(directory, "n1")->n_addresses, 1);
+	uint64_t before = cs_dir_revision(directory);
+	cs_ask_free(node_ask(CS_ASK_GONE, true));
+	assert_int_equal(cs_dir_revision(directory), before);
+	close_core();
+	open_core();
+	assert_true(cs_dir_node(directory, "n1")->gone);
+	cs_ask_free(node_ask(CS_ASK_HELLO, false)); /* back */
+	assert_false(cs_dir_node(directory, "n1")->gone);
+	struct cs_ask *ask = node_ask(CS_ASK_FORGET, false);
+	assert_int_equal(ask->nreleased, 1);
+	cs_ask_free(ask);
+	assert_null(cs_dir_node(directory, "n1"));
+	assert_null(endpoint("n1", "a"));
+	assert_non_null(endpoint("n2", "b"));
+	assert_null(cs_dir_placement(directory, 256, "n1"));
+	close_core();
+}
+
+static struct cs_ask *collect(bool dry_run, int64_t grace_ms)
+{
+	struct cs_ask *ask = cs_ask_new(CS_ASK_COLLECT, "", 0);
+	ask->dry_run = dry_run;
+	ask->grace_ms = grace_ms;
+	ask->collect_max = 10;
+	return run(ask);
+}
+
+static void test_collect(void **state)
+{
+	(void)state;
+	open_core();
+	claimed("n1", "a", "k8s:app=a", 1);
+	claimed("n1", "b", "k8s:app=b", 2);
+	release("n1", "b");
+	uint64_t before = cs_dir_revision(directory);
+	struct cs_ask *ask = collect(true, 0);
+	assert_int_equal(ask->ncollected, 1);
+	assert_int_equal(ask->collected[0].what, CS_COLLECT_MARK);
+	assert_int_equal(ask->collected[0].identity, 257);
+	cs_ask_free(ask);
+	assert_int_equal(cs_dir_revision(directory), before);
+	ask = collect(false, 0);
+	assert_int_equal(ask->marked, 1);
+	assert_int_equal(ask->deleted, 0);
+	cs_ask_free(ask);
+	assert_non_null(cs_dir_identity(directory, 257));
+	ask = collect(true, 3600000);
+	assert_int_equal(ask->collected[0].what, CS_COLLECT_WAIT);
+	assert_true(ask->collected[0].left_ms > 3500000);
+	cs_ask_free(ask);
+	ask = collect(false, 0);
+	assert_int_equal(ask->deleted, 1);
+	cs_ask_free(ask);
+	assert_null(cs_dir_identity(directory, 257));
+	assert_non_null(cs_dir_identity(directory, 256));
+	close_core();
+}
+
 static void test_hello(void **state)
 {
 	(void)state;
@@ -481,6 +640,9 @@ int main(void)
 		cmocka_unit_test_setup(test_reconcile, setup),
 		cmocka_unit_test_setup(test_static_placement, setup),
 		cmocka_unit_test_setup(test_policy, setup),
+		cmocka_unit_test_setup(test_many_identities, setup),
+		cmocka_unit_test_setup(test_gone, setup),
+		cmocka_unit_test_setup(test_collect, setup),
 		cmocka_unit_test_setup(test_hello, setup),
 		cmocka_unit_test_setup(test_revocations, setup),
 		cmocka_unit_test_setup(test_filtered_labels, setup),

@@ -253,6 +253,108 @@ static void all_pairs_agree_with_the_naive_reading(void **state)
 	assert_true(rows > RUNS * 20 && required > RUNS);
 }
 
+/* ---- identities that come later ---- */
+
+static int by_remote(const void *a, const void *b)
+{
+	const struct cs_policy_row *x = a, *y = b;
+	if (x->local != y->local)
+		return x->local < y->local ? -1 : 1;
+	return (x->remote > y->remote) - (x->remote < y->remote);
+}
+
+static void assert_same_rows(const struct cs_rows *a, const struct cs_rows *b)
+{
+	assert_int_equal(a->nrows, b->nrows);
+	for (size_t i = 0; i < a->nrows; i++) {
+		assert_int_equal(a->rows[i].local, b->rows[i].local);
+		assert_int_equal(a->rows[i].remote, b->rows[i].remote);
+		assert_memory_equal(a->rows[i].verdict, b->rows[i].verdict, sizeof(a->rows[i].verdict));
+	}
+	assert_int_equal(a->ndefaults, b->ndefaults);
+	for (size_t i = 0; i < a->ndefaults; i++)
+		assert_memory_equal(a->defaults[i].verdict, b->defaults[i].verdict, sizeof(a->defaults[i].verdict));
+}
+
+/* What the locals had, and what cs_compiled_added_rows says came, is what they have. */
+static void check_added_rows(
+	struct cs_compiled *c, const struct cs_rows *before, const uint32_t *locals, size_t n, size_t *added)
+{
+	struct cs_rows now, more;
+	struct cs_error e;
+	assert_int_equal(cs_compiled_rows(c, locals, n, &now, &e), 0);
+	assert_int_equal(cs_compiled_added_rows(c, locals, n, &more, &e), 0);
+	*added += more.nrows;
+	more.rows = realloc(more.rows, (before->nrows + more.nrows + 1) * sizeof(*more.rows));
+	if (before->nrows)
+		memcpy(more.rows + more.nrows, before->rows, before->nrows * sizeof(*more.rows));
+	more.nrows += before->nrows;
+	qsort(more.rows, more.nrows, sizeof(*more.rows), by_remote);
+	more.defaults = now.defaults;
+	more.ndefaults = now.ndefaults;
+	assert_same_rows(&more, &now);
+	free(more.rows);
+	cs_rows_fini(&now);
+}
+
+/* As if they had been there from the start, whatever their numbers are. */
+static void identities_are_added(void **state)
+{
+	(void)state;
+	size_t done = 0, anew = 0, rows = 0;
+	for (unsigned run = 0; run < RUNS; run++) {
+		struct fixture f = {0};
+		seed = 77000 + run;
+		any(2);
+		char *text = random_policies(1 + any(5)), labels[256];
+		uint32_t ids[24];
+		fixture_policies(&f, text);
+		for (uint32_t i = 0; i < 24; i++) {
+			random_identity(labels);
+			ids[i] = run % 2 ? 300 + i : 300 + (i * 7) % 24;
+			fixture_identity(&f, ids[i], labels);
+		}
+		fixture_compile(&f); /* what it must be in the end */
+		struct cs_compile_input in = f.in;
+		struct cs_error e;
+		size_t n = any(8);
+		in.nidentities = n;
+		struct cs_compiled *c = cs_policy_compile(&in, &e);
+		assert_non_null(c);
+		while (n < 24) {
+			size_t more = 1 + any(4);
+			struct cs_rows before;
+			more = n + more > 24 ? 24 - n : more;
+			assert_int_equal(cs_compiled_rows(c, ids, n, &before, &e), 0);
+			int r = cs_compiled_add(c, f.identities + n, more, &e);
+			assert_true(r >= 0);
+			if (r == 1) {
+				check_added_rows(c, &before, ids, n, &rows);
+				done++;
+			}
+			cs_rows_fini(&before);
+			n += more;
+			if (r == 0) {
+				anew++;
+				cs_compiled_free(c);
+				in.nidentities = n;
+				c = cs_policy_compile(&in, &e);
+				assert_non_null(c);
+			}
+		}
+		struct cs_rows all;
+		assert_int_equal(cs_compiled_rows(c, ids, 24, &all, &e), 0);
+		assert_same_rows(&all, &f.rows);
+		assert_int_equal(cs_compiled_add(c, f.identities, 1, &e), 0); /* it is there */
+		cs_rows_fini(&all);
+		cs_compiled_free(c);
+		free(text);
+		fixture_free(&f);
+	}
+	assert_true(done > RUNS && rows > RUNS); /* it is worth something, and almost always possible */
+	assert_true(anew < done / 4);
+}
+
 /* ---- order ---- */
 
 static void shuffle_lines(char *text)
@@ -311,97 +413,6 @@ static void order_changes_nothing(void **state)
 		free(straight);
 		free(shuffled);
 	}
-}
-
-/* ---- one after the other ---- */
-
-/* The first `base` are compiled, the others come one by one as they do in a cluster; how many of them had only to be
- * appended. */
-static char *dump_one_by_one(
-	const char *policies, char labels[][256], unsigned base, unsigned n, unsigned *ret_appended)
-{
-	struct fixture f = {0};
-	fixture_policies(&f, policies);
-	for (unsigned i = 0; i < base; i++)
-		fixture_identity(&f, 300 + i, labels[i]);
-	fixture_compile(&f);
-	for (unsigned i = base; i < n; i++) {
-		struct cs_error e;
-		uint32_t locals[32];
-		fixture_identity(&f, 300 + i, labels[i]);
-		struct cs_compile_identity one = {.id = 300 + i, .labels = &f.labels[i]};
-		bool appended = cs_compiled_append(f.compiled, &one, 1);
-		*ret_appended += appended;
-		cs_rows_fini(&f.rows);
-		if (!appended) {
-			cs_compiled_free(f.compiled);
-			fixture_compile(&f);
-			continue;
-		}
-		for (unsigned k = 0; k <= i; k++)
-			locals[k] = 300 + k;
-		assert_int_equal(cs_compiled_rows(f.compiled, locals, i + 1, &f.rows, &e), 0);
-	}
-	char *text = fixture_dump(&f);
-	fixture_free(&f);
-	return text;
-}
-
-static void what_is_appended_is_as_if_compiled(void **state)
-{
-	(void)state;
-	unsigned appended = 0, compiled = 0;
-	for (unsigned run = 0; run < RUNS; run++) {
-		char labels[20][256];
-		unsigned none = 0;
-		seed = run + 5000;
-		char *policies = random_policies(any(4));
-		for (unsigned i = 0; i < 20; i++) {
-			random_identity(labels[i]);
-			if (any(2)) /* of interest to few */
-				snprintf(labels[i], sizeof(labels[i]), "k8s:z=%u;k8s:io.kubernetes.pod.namespace=%s", i,
-					any(3) ? "other" : "a");
-		}
-		char *whole = dump_one_by_one(policies, labels, 20, 20, &none);
-		unsigned before = appended;
-		char *pieces = dump_one_by_one(policies, labels, any(12), 20, &appended);
-		assert_string_equal(whole, pieces);
-		compiled += appended == before;
-		free(policies);
-		free(whole);
-		free(pieces);
-	}
-	/* Both ways were gone. */
-	assert_true(appended > RUNS && compiled > RUNS / 20);
-}
-
-static void what_cannot_be_appended(void **state)
-{
-	(void)state;
-	struct fixture f = {0};
-	fixture_policies(&f, "a/p {endpointSelector: {matchLabels: {x: v1}}, ingress: [{fromEndpoints: [{matchLabels: "
-			     "{y: v1}}]}]}\n");
-	fixture_identity(&f, 300, "k8s:x=v1;k8s:io.kubernetes.pod.namespace=a");
-	fixture_identity(&f, 301, "k8s:z=v1;k8s:io.kubernetes.pod.namespace=a");
-	fixture_identity(&f, 302, "k8s:z=v2;k8s:io.kubernetes.pod.namespace=a");
-	fixture_identity(&f, 303, "k8s:y=v1;k8s:io.kubernetes.pod.namespace=a");
-	f.nidentities = 2;
-	fixture_compile(&f);
-	struct cs_compile_identity known = {.id = 301, .labels = &f.labels[2]},
-				   lower = {.id = 299, .labels = &f.labels[2]};
-	struct cs_compile_identity meant = {.id = 303, .labels = &f.labels[3]},
-				   fine = {.id = 302, .labels = &f.labels[2]};
-	struct cs_compile_identity beyond = {.id = CS_ID_LOCAL_SCOPE, .labels = &f.labels[2]};
-	struct cs_compile_identity both[2] = {fine, meant};
-	assert_false(cs_compiled_append(f.compiled, &known, 1));
-	assert_false(cs_compiled_append(f.compiled, &lower, 1));
-	assert_false(cs_compiled_append(f.compiled, &meant, 1));
-	assert_false(cs_compiled_append(f.compiled, &beyond, 1));
-	assert_false(cs_compiled_append(f.compiled, both, 2)); /* all or nothing */
-	assert_true(cs_compiled_append(f.compiled, &fine, 1));
-	assert_false(cs_compiled_append(f.compiled, &fine, 1));
-	f.nidentities = 4;
-	fixture_free(&f);
 }
 
 /* ---- size ---- */
@@ -467,9 +478,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(all_pairs_agree_with_the_naive_reading),
+		cmocka_unit_test(identities_are_added),
 		cmocka_unit_test(order_changes_nothing),
-		cmocka_unit_test(what_is_appended_is_as_if_compiled),
-		cmocka_unit_test(what_cannot_be_appended),
 		cmocka_unit_test(a_large_cluster),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
