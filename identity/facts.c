@@ -326,6 +326,11 @@ static void unhold(struct cs_facts *facts, struct cs_entry *entry)
 
 /* --- in and out --- */
 
+static bool in_range(const struct cs_facts *facts, uint32_t id)
+{
+	return id >= facts->id_min && id <= facts->id_max;
+}
+
 void cs_facts_link(struct cs_facts *facts, struct cs_entry *entry)
 {
 	const struct cs_fact *f = &entry->fact;
@@ -336,10 +341,12 @@ void cs_facts_link(struct cs_facts *facts, struct cs_entry *entry)
 	switch (f->kind) {
 	case CS_FACT_IDENTITY:
 		slot_make(facts, f->identity.id)->identity = entry;
+		facts->in_use += in_range(facts, f->identity.id);
 		odd_link(facts, entry);
 		break;
 	case CS_FACT_RETIRED:
 		slot_make(facts, f->retired.id)->retired = entry;
+		facts->resting += in_range(facts, f->retired.id);
 		break;
 	case CS_FACT_PREFIX:
 		slot_make(facts, f->prefix.id & ~CS_ID_LOCAL_SCOPE)->prefix = entry;
@@ -364,10 +371,12 @@ void cs_facts_unlink(struct cs_facts *facts, struct cs_entry *entry)
 	switch (f->kind) {
 	case CS_FACT_IDENTITY:
 		slot_make(facts, f->identity.id)->identity = NULL;
+		facts->in_use -= in_range(facts, f->identity.id);
 		odd_unlink(facts, entry);
 		break;
 	case CS_FACT_RETIRED:
 		slot_make(facts, f->retired.id)->retired = NULL;
+		facts->resting -= in_range(facts, f->retired.id);
 		break;
 	case CS_FACT_PREFIX:
 		slot_make(facts, f->prefix.id & ~CS_ID_LOCAL_SCOPE)->prefix = NULL;
@@ -385,11 +394,13 @@ void cs_facts_unlink(struct cs_facts *facts, struct cs_entry *entry)
 	}
 }
 
-struct cs_facts *cs_facts_new(const char *spiffe_id_template)
+struct cs_facts *cs_facts_new(const char *spiffe_id_template, uint32_t id_min, uint32_t id_max)
 {
 	struct cs_facts *facts = cs_xcalloc(1, sizeof(*facts));
 	facts->pages = cs_xcalloc(CS_STORE_IDS / CS_SLOT_PAGE, sizeof(*facts->pages));
 	facts->template = cs_xstrdup(spiffe_id_template);
+	facts->id_min = id_min;
+	facts->id_max = id_max;
 	return facts;
 }
 
@@ -544,49 +555,4 @@ void cs_facts_each(const struct cs_facts *facts, enum cs_fact_kind kind,
 {
 	for (struct cs_entry *entry = facts->kinds[kind]; entry; entry = entry->hh.next)
 		fn(data, &entry->fact);
-}
-
-/* --- checking --- */
-
-static int check_identities(const struct cs_facts *facts, struct cs_error *e)
-{
-	for (struct cs_entry *entry = facts->kinds[CS_FACT_IDENTITY]; entry; entry = entry->hh.next) {
-		const struct cs_store_identity *identity = &entry->fact.identity;
-		const struct cs_store_identity *other = cs_facts_identity_of(facts, identity->labels);
-		uint32_t odd = cs_facts_odd_spiffe_id(facts, identity->spiffe_id);
-		if (other != identity)
-			return cs_error_set(
-				e, -EPROTO, "identities %u and %u have the same labels", identity->id, other->id);
-		if (odd != 0 && odd != identity->id)
-			return cs_error_set(e, -EPROTO, "identities %u and %u both have %s", identity->id, odd,
-				identity->spiffe_id);
-	}
-	return 0;
-}
-
-int cs_facts_check(const struct cs_facts *facts, struct cs_error *e)
-{
-	char text[CS_IP_TEXT];
-	for (struct cs_entry *entry = facts->kinds[CS_FACT_CLAIM]; entry; entry = entry->hh.next) {
-		const struct cs_store_claim *claim = &entry->fact.claim;
-		if (!cs_facts_identity(facts, claim->identity))
-			return cs_error_set(e, -EPROTO, "endpoint '%s' on node %s has identity %u, which is not there",
-				claim->endpoint, claim->node, claim->identity);
-		for (size_t i = 0; i < claim->naddrs; i++)
-			if (cs_facts_claim_at(facts, &claim->addrs[i]) != claim)
-				return cs_error_set(e, -EPROTO, "two endpoints have the address %s",
-					cs_ip_text(&claim->addrs[i], text));
-	}
-	for (struct cs_entry *entry = facts->kinds[CS_FACT_PREFIX]; entry; entry = entry->hh.next)
-		if (cs_facts_find_prefix(facts, &entry->fact.prefix.prefix) != entry)
-			return cs_error_set(e, -EPROTO, "the prefix of number %u has another number too",
-				entry->fact.prefix.id & ~CS_ID_LOCAL_SCOPE);
-	for (struct cs_entry *entry = facts->kinds[CS_FACT_NODE]; entry; entry = entry->hh.next) {
-		const struct cs_store_node *node = &entry->fact.node;
-		for (size_t i = 0; i < node->naddrs; i++)
-			if (cs_facts_node_at(facts, &node->addrs[i]) != node)
-				return cs_error_set(
-					e, -EPROTO, "two nodes have the address %s", cs_ip_text(&node->addrs[i], text));
-	}
-	return check_identities(facts, e);
 }

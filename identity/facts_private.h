@@ -28,6 +28,8 @@ struct cs_facts {
 	struct cs_owned *owned;    /* addresses */
 	struct cs_odd *odd;        /* SPIFFE IDs that do not follow from the template: an earlier one's */
 	char *template;
+	uint32_t id_min, id_max;
+	size_t in_use, resting; /* numbers of that range */
 	unsigned round;
 };
 #define CS_SLOT_PAGE 256
@@ -40,7 +42,7 @@ static inline struct cs_ip cs_ip_key(const struct cs_ip *ip)
 	return key;
 }
 
-struct cs_facts *cs_facts_new(const char *spiffe_id_template);
+struct cs_facts *cs_facts_new(const char *spiffe_id_template, uint32_t id_min, uint32_t id_max);
 void cs_facts_free(struct cs_facts *facts);
 
 struct cs_entry *cs_entry_new(const struct cs_fact *fact); /* a deep copy */

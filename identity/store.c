@@ -79,11 +79,9 @@ static void on_row(void *data, const char *key, const void *value, size_t n)
 		return;
 	r->any = true;
 	if (strcmp(key, CS_STORE_KEY_META) == 0) {
-		cs_meta_fini(&r->meta);
-		if (!value)
-			cs_error_set(&r->error, -EPROTO, "the key 'meta' was deleted from the store");
-		else if (cs_meta_decode(value, n, &r->meta, &r->error) == 0)
-			return;
+		int read = value ? cs_meta_decode(value, n, &r->meta, &r->error)
+				 : cs_error_set(&r->error, -EPROTO, "the key 'meta' was deleted from the store");
+		(void)read; /* told by the error */
 		return;
 	}
 	if (!value) {
@@ -420,7 +418,7 @@ int cs_store_open(const struct cs_store_config *config, struct cs_store **ret, s
 {
 	struct cs_store *s = cs_xcalloc(1, sizeof(*s));
 	copy_config(s, config);
-	s->facts = cs_facts_new(s->config.spiffe_id_template);
+	s->facts = cs_facts_new(s->config.spiffe_id_template, s->config.id_min, s->config.id_max);
 	int r = open_backend(s, e);
 	if (r < 0) {
 		cs_store_close(s);

@@ -29,18 +29,12 @@ uint32_t cs_store_free_id(struct cs_store *s)
 	return 0;
 }
 
+/* What has rested for long enough counts until somebody gets it, or garbage is collected. */
 void cs_store_usage(const struct cs_store *s, struct cs_store_usage *ret)
 {
-	*ret = (struct cs_store_usage){.size = s->config.id_max - s->config.id_min + 1};
-	for (uint32_t id = s->config.id_min; id <= s->config.id_max; id++) {
-		const struct cs_slot *slot = cs_facts_slot(s->facts, id);
-		if (!slot) {
-			id |= CS_SLOT_PAGE - 1;
-			continue;
-		}
-		ret->in_use += slot->identity != NULL;
-		ret->resting += !slot->identity && rests(s, slot);
-	}
+	*ret = (struct cs_store_usage){.size = s->config.id_max - s->config.id_min + 1,
+		.in_use = s->facts->in_use,
+		.resting = s->facts->resting};
 }
 
 /* --- who has them --- */
