@@ -69,6 +69,15 @@ static void read_deleted(struct reading *r, const char *key)
 		cs_store_remove(s, entry);
 }
 
+static void read_meta(struct reading *r, const void *value, size_t n)
+{
+	cs_meta_fini(&r->meta);
+	if (!value)
+		cs_error_set(&r->error, -EPROTO, "the key 'meta' was deleted from the store");
+	else if (cs_meta_decode(value, n, &r->meta, &r->error) < 0)
+		r->meta = (struct cs_meta){0};
+}
+
 static void on_row(void *data, const char *key, const void *value, size_t n)
 {
 	struct reading *r = data;
@@ -79,9 +88,7 @@ static void on_row(void *data, const char *key, const void *value, size_t n)
 		return;
 	r->any = true;
 	if (strcmp(key, CS_STORE_KEY_META) == 0) {
-		int read = value ? cs_meta_decode(value, n, &r->meta, &r->error)
-				 : cs_error_set(&r->error, -EPROTO, "the key 'meta' was deleted from the store");
-		(void)read; /* told by the error */
+		read_meta(r, value, n);
 		return;
 	}
 	if (!value) {
