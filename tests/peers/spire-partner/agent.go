@@ -173,15 +173,14 @@ func (a *agent) listen() error {
 // stop ends it. Killed, its socket files stay.
 func (a *agent) stop(kill bool) {
 	a.mu.Lock()
-	fronts := a.fronts
-	a.fronts = nil
-	if a.down != nil {
-		close(a.down)
-	}
-	a.down = nil
+	fronts, down := a.fronts, a.down
+	a.fronts, a.down = nil, nil
 	a.mu.Unlock()
 	for _, f := range fronts {
 		f.stop(kill)
+	}
+	if down != nil {
+		close(down) // after its connections, or streams would end with a word
 	}
 }
 
