@@ -274,6 +274,7 @@ static void job_done(uv_work_t *work, int status)
 	struct cs_error e;
 	c->running = false;
 	if (job.shut) {
+		free(job.asks); /* none */
 		c->shut = true;
 		uv_close((uv_handle_t *)&c->async, async_closed);
 		return;
