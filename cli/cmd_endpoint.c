@@ -353,9 +353,8 @@ const struct cs_command cs_cmd_endpoint_register = {.name = "endpoint register",
 	.noptions = N(register_options),
 	.timeout_ms = 30000,
 	.notes = "Conditions: registered, identified, placed, enforced (every packet is judged), svid-ready (it can\n"
-		 "authenticate), published (the other nodes know it). Let the workload send only after `enforced`. If "
-		 "the wait fails the endpoint stays\n"
-		 "registered, and closed, and the exit code is 4.",
+		 "authenticate), published (the other nodes know it). Let the workload send only after `enforced`. If\n"
+		 "the wait fails the endpoint stays registered, and closed, and the exit code is 4.",
 	.examples =
 		"  countersign endpoint register --id db --label k8s:app=db --address 10.0.1.5 --interface cs-db\n"
 		"  countersign endpoint register --id db --label k8s:app=db --address 10.0.1.5 --interface cs-db \\\n"

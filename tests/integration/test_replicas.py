@@ -246,6 +246,18 @@ def test_a_leader_is_killed(lab, etcd):
         f.close()
 
 
+def test_a_leader_ends_in_order(lab, etcd):
+    """It gives its lease back: another one leads long before that would be over."""
+    r = Replicas(lab, etcd, **{"etcd.lease": "60s"})
+    n1 = r.node("n1", "10.0.0.1")
+    n1.register(spec("a", "k8s:app=a", ["10.1.0.1"], lab.veth()), wait_for=[PUBLISHED])
+    old, other = r.leader(), r.follower()
+    start = time.monotonic()
+    old.stop()
+    assert r.leader([other]) is other and time.monotonic() - start < 20
+    assert condition(n1.register(spec("b", "k8s:app=b", ["10.1.0.2"], lab.veth()), timeout=30), PLACED).met
+
+
 def test_a_leader_sleeps(lab, etcd):
     """When it wakes up it is deposed and harmless; nodes have left it within a few seconds."""
     r = Replicas(lab, etcd)
