@@ -5,7 +5,7 @@ import pytest
 
 from lab.daemon import WAIT_S
 from lab.identity_lab import Cluster, Lab
-from lab.nodes import E, spec
+from lab.nodes import E, Identityd, spec
 
 
 @pytest.fixture
@@ -70,3 +70,14 @@ def test_not_on_a_node(lab):
     cluster = Cluster(lab)
     n2 = cluster.node("n2", "10.0.0.2")
     assert "role node" in n2.cli("identity", "gc", code=3)
+
+
+def test_a_rest_that_is_too_short_is_refused(lab):
+    """What was issued to the old owner of a number may outlive it by both bounds together."""
+    for settings, says in (({"id.quarantine": "25h"}, "id.quarantine is 90000 s"),
+                           ({"svid.max_life": "48h"}, "172800 s (svid.max_life)"),
+                           ({"auth.max_ttl": "2h"}, "7200 s more (auth.max_ttl)")):
+        d = Identityd(lab.base / "bad", settings=settings, wait=False)
+        assert d.wait() == 2 and says in d.output() and "longer than both together" in d.output()
+        d.clean()
+    lab.all(settings={"id.quarantine": "25h", "svid.max_life": "12h"})

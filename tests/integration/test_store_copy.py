@@ -55,11 +55,10 @@ def test_copy_and_back(lab, tmp_path):
     assert d.once().all("identity") == before.all("identity")
 
 
-@pytest.mark.parametrize("version", etcd.VERSIONS)
-def test_sqlite_to_etcd_and_back(lab, tmp_path, version):
+def test_sqlite_to_etcd_and_back(lab, tmp_path):
     """What a cluster role on SQLite gave, replicas over etcd go on with; and the other way."""
     d, before = filled(lab)
-    with etcd.Etcd(version) as cluster:
+    with etcd.Etcd() as cluster:
         ca = CA(tmp_path / "ca")
         settings = [f"{k}={v}" for k, v in {**ca.server(), "role": "cluster", "etcd.endpoints": cluster.urls[0],
                                              "etcd.lease": "2s"}.items()]
