@@ -17,7 +17,8 @@ from lab.process import with_descriptor_3
 
 pytestmark = pytest.mark.skipif(peers.missing() is not None, reason=str(peers.missing()))
 DOMAIN, A = "example.org", 100001
-NODE, SERVER, WORKLOAD = (f"spiffe://{DOMAIN}{path}" for path in ("/countersign/node/n1", "/countersign/identityd", f"/identity/{A}"))
+NODE, SERVER, WORKLOAD = (f"spiffe://{DOMAIN}{path}" for path in (
+    "/countersign/node/n1", "/countersign/identityd", f"/identity/{A}"))
 
 
 class Failed(Exception):

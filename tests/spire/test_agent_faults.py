@@ -103,8 +103,8 @@ def test_an_svid_that_is_wrong(node, how):
     recovers(node)
 
 
-@pytest.mark.parametrize("how", ["other-id-in-certificate", "other-key", "garbage-key", "expired", "not-yet", "ca", "garbage-certificate",
-                                 "half-certificate", "no-chain"])
+@pytest.mark.parametrize("how", ["other-id-in-certificate", "other-key", "garbage-key", "expired", "not-yet", "ca",
+                                 "garbage-certificate", "half-certificate", "no-chain"])
 def test_an_own_svid_that_is_wrong(node, how):
     tls = node.instance / "spire-adapter/tls/node"
     node.agent.faults(fault("own-svid", on="/countersign/node/n1", text=how))

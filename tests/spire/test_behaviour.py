@@ -234,7 +234,8 @@ INVALID = [
     (entry("a"), F + "invalid spiffe ID: path must have a leading slash"),
     (entry("/a/"), F + "invalid spiffe ID: path cannot have a trailing slash"),
     (entry("/a//b"), F + "invalid spiffe ID: path cannot contain empty segments"),
-    (entry("/a b"), F + "invalid spiffe ID: path segment characters are limited to letters, numbers, dots, dashes, and underscores"),
+    (entry("/a b"), F + "invalid spiffe ID: path segment characters are limited to letters, numbers, dots, dashes, and "
+     "underscores"),
     (entry(""), F + 'invalid spiffe ID: "spiffe://example.org" is not a workload in trust domain "example.org"; path is empty'),
     (entry("/spire/x"), F + 'invalid spiffe ID: "spiffe://example.org/spire/x" is not a workload in trust domain "example.org"; '
      "path is in the reserved namespace"),

@@ -79,7 +79,8 @@ def test_a_list_that_is_never_answered(home):
     converges(home, r)
 
 
-@pytest.mark.parametrize("kind,more", [("done-but-silent", {}), ("half-answer", {}), ("short-results", {}), ("size", {"value": 40 << 20})])
+@pytest.mark.parametrize("kind,more", [("done-but-silent", {}), ("half-answer", {}), ("short-results", {}),
+                                       ("size", {"value": 40 << 20})])
 def test_a_call_that_was_done_all_the_same(home, kind, more):
     home.spire.server.faults(fault(kind, on=CREATE, count=2, **more))
     home.say(*many(n=N))
@@ -200,7 +201,8 @@ def test_a_list_that_cannot_be_read(home, kind, more):
 # ---- items ----
 
 @pytest.mark.parametrize("code,text", [(INTERNAL, "datastore-sql: database is locked"), (DENIED, "no"), (3, "invalid spiffe ID"),
-                                       (6, "similar entry already exists"), (5, "not found"), (99, "")])
+                                       (6, "similar entry already exists"), (5, "not found"), (99, "")],
+                         ids=["internal", "denied", "invalid", "exists", "not-found", "99"])
 def test_items_that_fail(home, code, text):
     home.spire.server.faults(fault("item", on=CREATE, every=3, code=code, text=text))
     home.say(*many(n=N))
