@@ -6,11 +6,15 @@
 
 /* --- shared records --- */
 
-struct cs_rec *cs_rec_new_take(cs_record *record, char *key)
+struct cs_rec *cs_rec_new_take(cs_record *record, const char *key)
 {
-	struct cs_rec *rec = cs_xcalloc(1, sizeof(*rec));
-	size_t n = countersign__v1__record__get_packed_size(record);
-	*rec = (struct cs_rec){.refs = 1, .kind = cs_record_kind(record), .key = key, .msg = record, .packed = n + 6};
+	size_t n = strlen(key) + 1;
+	struct cs_rec *rec = cs_xcalloc(1, offsetof(struct cs_rec, key) + n);
+	rec->refs = 1;
+	rec->kind = (uint8_t)cs_record_kind(record);
+	rec->msg = record;
+	rec->packed = (uint32_t)countersign__v1__record__get_packed_size(record) + 6;
+	memcpy(rec->key, key, n);
 	return rec;
 }
 
@@ -25,7 +29,6 @@ void cs_rec_unref(struct cs_rec *rec)
 	if (!rec || --rec->refs > 0)
 		return;
 	cs_record_free(rec->msg);
-	free(rec->key);
 	free(rec);
 }
 
@@ -100,8 +103,9 @@ static void link_local(struct cs_directory *dir, struct cs_entry *entry)
 		local->identity = id;
 		HASH_ADD(hh, dir->locals, identity, sizeof(id), local);
 	}
-	DL_APPEND2(local->entries, entry, lprev, lnext);
-	entry->local = local;
+	entry->rule = cs_xcalloc(1, sizeof(*entry->rule));
+	*entry->rule = (struct cs_rule_entry){.entry = entry, .local = local};
+	DL_APPEND(local->rules, entry->rule);
 }
 
 const struct cs_host *cs_dir_host(const struct cs_directory *dir, const char *node)
@@ -152,14 +156,15 @@ static void remove_entry(struct cs_directory *dir, struct cs_entry *entry)
 {
 	if (entry->rec->kind == COUNTERSIGN__V1__KIND__KIND_PLACEMENT)
 		unlink_placement(dir, entry->rec->msg->placement);
-	struct cs_local *local = entry->local;
+	struct cs_local *local = entry->rule ? entry->rule->local : NULL;
 	if (local) {
-		DL_DELETE2(local->entries, entry, lprev, lnext);
-		if (!local->entries) {
+		DL_DELETE(local->rules, entry->rule);
+		if (!local->rules) {
 			HASH_DEL(dir->locals, local);
 			free(local);
 		}
 	}
+	free(entry->rule);
 	HASH_DEL(dir->entries, entry);
 	DL_DELETE2(dir->kinds[entry->rec->kind], entry, kprev, knext);
 	dir->counts[entry->rec->kind]--;
@@ -192,7 +197,7 @@ static void insert_entry(struct cs_directory *dir, struct cs_rec *rec)
 {
 	struct cs_entry *entry = cs_xcalloc(1, sizeof(*entry));
 	entry->rec = rec;
-	entry->seen = true;
+	rec->seen = true;
 	HASH_ADD_KEYPTR(hh, dir->entries, rec->key, strlen(rec->key), entry);
 	DL_APPEND2(dir->kinds[rec->kind], entry, kprev, knext);
 	dir->counts[rec->kind]++;
@@ -212,7 +217,7 @@ int cs_dir_put_take(struct cs_directory *dir, cs_record *record, struct cs_error
 	}
 	struct cs_entry *entry = cs_dir_entry(dir, key);
 	if (entry && cs_record_equal(entry->rec->msg, record)) {
-		entry->seen = true;
+		entry->rec->seen = true;
 		free(key);
 		cs_record_free(record);
 		return 0;
@@ -224,6 +229,7 @@ int cs_dir_put_take(struct cs_directory *dir, cs_record *record, struct cs_error
 			e, -ENOSPC, CS_R_TOO_MANY, "the directory is full: it holds %zu records", dir->counts[0]);
 	}
 	struct cs_rec *rec = cs_rec_new_take(record, key);
+	free(key);
 	if (entry) /* the hash borrows the key of the record, so the entry is made anew */
 		remove_entry(dir, entry);
 	insert_entry(dir, rec);
@@ -234,7 +240,7 @@ int cs_dir_put_take(struct cs_directory *dir, cs_record *record, struct cs_error
 static void delete_entry(struct cs_directory *dir, struct cs_entry *entry)
 {
 	cs_record *gone = cs_record_copy(entry->rec->msg, true);
-	log_change(dir, cs_rec_new_take(gone, cs_xstrdup(entry->rec->key)));
+	log_change(dir, cs_rec_new_take(gone, entry->rec->key));
 	remove_entry(dir, entry);
 }
 
@@ -371,13 +377,13 @@ void cs_dir_replace_begin(struct cs_directory *dir)
 {
 	struct cs_entry *entry, *tmp;
 	HASH_ITER (hh, dir->entries, entry, tmp)
-		entry->seen = false;
+		entry->rec->seen = false;
 }
 
 void cs_dir_replace_end(struct cs_directory *dir, bool (*keep)(const cs_record *, void *), void *data)
 {
 	struct cs_entry *entry, *tmp;
 	HASH_ITER (hh, dir->entries, entry, tmp)
-		if (!entry->seen && !(keep && keep(entry->rec->msg, data)))
+		if (!entry->rec->seen && !(keep && keep(entry->rec->msg, data)))
 			delete_entry(dir, entry);
 }

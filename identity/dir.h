@@ -25,7 +25,7 @@ struct cs_dir_limits {
 struct cs_directory *cs_dir_new(uint64_t epoch, const struct cs_dir_limits *limits);
 void cs_dir_free(struct cs_directory *dir);
 
-/* Takes the record (as protobuf-c's unpack makes them, or cs_record_new). 1 if something changed, 0 if that very record
+/* Takes the record (of cs_record_copy). 1 if something changed, 0 if that very record
  * was there, -ENOSPC, or -EINVAL for a record without a kind. */
 CS_MUST_USE int cs_dir_put_take(struct cs_directory *dir, cs_record *record, struct cs_error *e);
 /* Takes away the record with this one's key. True if it was there. */
@@ -68,7 +68,8 @@ void cs_dir_replace_begin(struct cs_directory *dir);
 void cs_dir_replace_end(struct cs_directory *dir, bool (*keep)(const cs_record *record, void *data), void *data);
 
 /* --- records --- */
-/* A deep copy; with key_only just the key fields, and `deleted`. Freed by cs_record_free. */
+/* A deep copy, in one piece of memory; with key_only just the key fields, and `deleted`. Freed by cs_record_free, which
+ * takes nothing else. */
 cs_record *cs_record_copy(const cs_record *record, bool key_only);
 void cs_record_free(cs_record *record);
 bool cs_record_equal(const cs_record *a, const cs_record *b);

@@ -91,9 +91,9 @@ static void collect_policy_of(struct cs_cursor *c, uint32_t identity)
 {
 	struct cs_local *local;
 	HASH_FIND(hh, c->dir->locals, &identity, sizeof(identity), local);
-	for (struct cs_entry *entry = local ? local->entries : NULL; entry; entry = entry->lnext)
-		if (wants(c, entry->rec->kind))
-			add_take(c, cs_rec_ref(entry->rec));
+	for (struct cs_rule_entry *rule = local ? local->rules : NULL; rule; rule = rule->next)
+		if (wants(c, rule->entry->rec->kind))
+			add_take(c, cs_rec_ref(rule->entry->rec));
 }
 
 static void collect_full(struct cs_cursor *c)
@@ -145,7 +145,8 @@ static void collect_moved(struct cs_cursor *c, uint32_t identity, struct met **m
 	bool here = cs_host_has(cs_dir_host(c->dir, c->node), identity);
 	struct cs_local *local;
 	HASH_FIND(hh, c->dir->locals, &identity, sizeof(identity), local);
-	for (struct cs_entry *entry = local ? local->entries : NULL; entry; entry = entry->lnext) {
+	for (struct cs_rule_entry *rule = local ? local->rules : NULL; rule; rule = rule->next) {
+		struct cs_entry *entry = rule->entry;
 		if (!wants(c, entry->rec->kind))
 			continue;
 		/* A deleted record of that key may be in the changes too: the state of now is what counts. */
@@ -153,8 +154,7 @@ static void collect_moved(struct cs_cursor *c, uint32_t identity, struct met **m
 		if (here)
 			add_take(c, cs_rec_ref(entry->rec));
 		else
-			add_take(
-				c, cs_rec_new_take(cs_record_copy(entry->rec->msg, true), cs_xstrdup(entry->rec->key)));
+			add_take(c, cs_rec_new_take(cs_record_copy(entry->rec->msg, true), entry->rec->key));
 	}
 }
 

@@ -12,19 +12,24 @@
 /* A record that several hold: the state, the changes and the followers it is being sent to. */
 struct cs_rec {
 	unsigned refs;
-	Countersign__V1__Kind kind;
-	char *key;
+	uint32_t packed; /* bytes inside a batch, framing included */
 	cs_record *msg;
-	size_t packed; /* bytes inside a batch, framing included */
+	uint8_t kind; /* Countersign__V1__Kind */
+	bool seen;    /* in the state: by the replacement under way */
+	char key[];
 };
 
+/* As small as can be: there are hundreds of thousands. */
 struct cs_entry {
 	struct cs_rec *rec;
-	bool seen; /* by the replacement under way */
-	struct cs_local *local;
+	struct cs_rule_entry *rule; /* policy rows and defaults only */
 	UT_hash_handle hh;
 	struct cs_entry *kprev, *knext; /* of its kind */
-	struct cs_entry *lprev, *lnext; /* of its local identity */
+};
+struct cs_rule_entry {
+	struct cs_entry *entry;
+	struct cs_local *local;
+	struct cs_rule_entry *prev, *next; /* of its local identity */
 };
 
 /* The identities that are placed on one node. */
@@ -41,7 +46,7 @@ struct cs_host {
 /* The policy rows and default of one local identity. */
 struct cs_local {
 	uint32_t identity;
-	struct cs_entry *entries;
+	struct cs_rule_entry *rules;
 	UT_hash_handle hh;
 };
 
@@ -64,7 +69,7 @@ struct cs_directory {
 	struct cs_dir_watch *watchers;
 };
 
-struct cs_rec *cs_rec_new_take(cs_record *record, char *key);
+struct cs_rec *cs_rec_new_take(cs_record *record, const char *key); /* the record only */
 struct cs_rec *cs_rec_ref(struct cs_rec *rec);
 void cs_rec_unref(struct cs_rec *rec);
 const struct cs_change *cs_dir_change(const struct cs_directory *dir, size_t i); /* 0: the oldest */
