@@ -3,7 +3,8 @@
  *
  *	bench_identity sqlite DIR		allocations on SQLite
  *	bench_identity etcd URL			allocations on etcd
- *	bench_identity fill FILE N		a store with N identities, each with one endpoint
+ *	bench_identity fill FILE N		a store with N identities
+ *	bench_identity fill-used FILE N		... and an endpoint of each
  *
  * One line of JSON on standard output. */
 #include <jansson.h>
@@ -17,13 +18,14 @@
 #include "mem.h"
 #include "store_etcd.h"
 
-#define CLIENTS_MAX 64
-#define HITS        200000
-#define NEW_1       2000
-#define NEW_64      30000
-#define FLOOR_ROWS  200000
-#define ROUNDS      40
-#define EACH        25
+#define CLIENTS_MAX   64
+#define HITS          200000
+#define NEW_1         2000
+#define NEW_64        30000
+#define FLOOR_ROWS    200000
+#define ROUNDS        40
+#define EACH          25
+#define QUARANTINE_MS 75000
 
 struct bench {
 	struct cs_loop loop;
@@ -64,7 +66,7 @@ static double median(double *v, size_t n)
 
 /* ---- the cluster role ---- */
 
-static void open_bench(struct bench *b, const char *file, const struct cs_etcd_config *etcd)
+static void open_bench(struct bench *b, const char *file, const struct cs_etcd_config *etcd, int64_t quarantine_ms)
 {
 	const struct cs_numbers_config numbers = {.clusters_max = 255, .trust_domain = "example.org"};
 	struct cs_error e;
@@ -80,7 +82,7 @@ static void open_bench(struct bench *b, const char *file, const struct cs_etcd_c
 			.trust_domain = "example.org",
 			.spiffe_id_template = "spiffe://example.org/identity/{id}",
 			.advertise = "bench",
-			.quarantine_ms = 75000,
+			.quarantine_ms = quarantine_ms,
 			.id_quarantine_ms = 93600000,
 			.svid_max_life_ms = 86400000,
 			.numbers = &b->numbers,
@@ -185,7 +187,7 @@ static void sqlite(const char *dir)
 	char file[512], floor[512];
 	snprintf(file, sizeof(file), "%s/store.db", dir);
 	snprintf(floor, sizeof(floor), "%s/floor.db", dir);
-	open_bench(&b, file, NULL);
+	open_bench(&b, file, NULL, QUARANTINE_MS);
 	run_clients(&b, NEW, 0, CLIENTS_MAX, 2); /* the two sets of the hits */
 	double new_1 = run_clients(&b, NEW, 1000, 1, NEW_1);
 	unsigned long syncs = fsyncs();
@@ -218,7 +220,7 @@ static void etcd(const char *url)
 	struct cs_etcd *client;
 	struct cs_error e;
 	bool closed = false;
-	open_bench(&b, "", &config);
+	open_bench(&b, "", &config, QUARANTINE_MS);
 	need(cs_etcd_new(&b.loop, &config.client, &client, &e), &e);
 	run_clients(&b, NEW, 0, 2, 2);
 	floor_etcd_ms(&b.loop, client, ROUNDS * EACH); /* connects */
@@ -239,34 +241,57 @@ static void etcd(const char *url)
 		median(txns, ROUNDS * EACH), "new_64", new_64, "hit_64", hit_64));
 }
 
-/* One endpoint per identity, on as many nodes as that takes. */
-static void fill(const char *file, unsigned n)
+static struct cs_ask *ask_of(struct run *run, enum cs_ask_kind kind, unsigned i)
 {
-	struct bench b = {0};
+	char text[128];
+	snprintf(text, sizeof(text), "node-%u", i / CS_NODE_ENDPOINTS_MAX);
+	struct cs_ask *ask = cs_ask_new(kind, text, 1);
+	snprintf(text, sizeof(text), "endpoint-%u", i);
+	ask->claims[0].id = cs_xstrdup(text);
+	ask->done = on_done;
+	ask->data = run;
+	return ask;
+}
+
+static struct cs_ask *claim_of(struct run *run, unsigned i)
+{
 	char text[128];
 	struct cs_error e;
-	struct run run = {.bench = &b, .total = 0};
-	open_bench(&b, file, NULL);
+	struct cs_ask *ask = ask_of(run, CS_ASK_CLAIM, i);
+	struct cs_claim *claim = &ask->claims[0];
+	snprintf(text, sizeof(text), "k8s:app=app-%u;k8s:io.kubernetes.pod.namespace=ns-%u;k8s:tier=front", i, i % 500);
+	need(cs_labels_parse(text, strlen(text), &claim->labels, &e), &e);
+	claim->addrs[0] = (struct cs_ip){.len = 4, .bytes = {10, (uint8_t)(i >> 16), (uint8_t)(i >> 8), (uint8_t)i}};
+	claim->naddrs = 1;
+	return ask;
+}
+
+static void ask_all(struct bench *b, unsigned n, struct cs_ask *(*make)(struct run *, unsigned))
+{
+	struct run run = {.bench = b};
+	struct cs_error e;
 	for (unsigned i = 0; i < n; i++) {
-		snprintf(text, sizeof(text), "node-%u", i / CS_NODE_ENDPOINTS_MAX);
-		struct cs_ask *ask = cs_ask_new(CS_ASK_CLAIM, text, 1);
-		struct cs_claim *claim = &ask->claims[0];
-		snprintf(text, sizeof(text), "k8s:app=app-%u;k8s:io.kubernetes.pod.namespace=ns-%u;k8s:tier=front", i,
-			i % 500);
-		need(cs_labels_parse(text, strlen(text), &claim->labels, &e), &e);
-		snprintf(text, sizeof(text), "endpoint-%u", i);
-		claim->id = cs_xstrdup(text);
-		claim->addrs[0] =
-			(struct cs_ip){.len = 4, .bytes = {10, (uint8_t)(i >> 16), (uint8_t)(i >> 8), (uint8_t)i}};
-		claim->naddrs = 1;
-		ask->done = on_done;
-		ask->data = &run;
-		need(cs_cluster_ask_take(b.cluster, ask, &e), &e);
+		need(cs_cluster_ask_take(b->cluster, make(&run, i), &e), &e);
 		while (i - run.done > 4096)
-			uv_run(&b.loop.uv, UV_RUN_ONCE);
+			uv_run(&b->loop.uv, UV_RUN_ONCE);
 	}
 	while (run.done < n)
-		uv_run(&b.loop.uv, UV_RUN_ONCE);
+		uv_run(&b->loop.uv, UV_RUN_ONCE);
+}
+
+static struct cs_ask *release_of(struct run *run, unsigned i)
+{
+	return ask_of(run, CS_ASK_RELEASE, i);
+}
+
+/* An endpoint of each identity, on as many nodes as that takes; then, unless they are to stay, they go. */
+static void fill(const char *file, unsigned n, bool used)
+{
+	struct bench b = {0};
+	open_bench(&b, file, NULL, 0); /* what goes leaves nothing behind */
+	ask_all(&b, n, claim_of);
+	if (!used)
+		ask_all(&b, n, release_of);
 	close_bench(&b);
 	print(json_pack("{s:i}", "identities", (int)n));
 }
@@ -277,10 +302,10 @@ int main(int argc, char **argv)
 		sqlite(argv[2]);
 	else if (argc == 3 && strcmp(argv[1], "etcd") == 0)
 		etcd(argv[2]);
-	else if (argc == 4 && strcmp(argv[1], "fill") == 0)
-		fill(argv[2], (unsigned)atoi(argv[3]));
+	else if (argc == 4 && strncmp(argv[1], "fill", 4) == 0)
+		fill(argv[2], (unsigned)atoi(argv[3]), strcmp(argv[1], "fill-used") == 0);
 	else {
-		fprintf(stderr, "usage: bench_identity sqlite DIR | etcd URL | fill FILE N\n");
+		fprintf(stderr, "usage: bench_identity sqlite DIR | etcd URL | fill FILE N | fill-used FILE N\n");
 		return 2;
 	}
 	return 0;
