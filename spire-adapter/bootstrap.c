@@ -127,9 +127,8 @@ static void help(FILE *out)
 	      "  countersign bootstrap spire --trust-domain example.org --node n1 --agent-selector "
 	      "k8s_psat:agent_node_name:{node}\n"
 	      "\nThe same as countersign-registrar --bootstrap-spire.\n"
-	      "\nExit codes: 0 fine, 1 failure, 2 wrong usage, 3 refused or not found, 4 not yet (--wait). Here: 1 "
-	      "also if "
-	      "--check found anything.\n",
+	      "\nExit codes: 0 fine, 1 failure, 2 wrong usage, 3 refused or not found, 4 not yet (--wait).\n"
+	      "Here 1 is also a finding of --check, and 3 and 4 do not occur.\n",
 		out);
 }
 
