@@ -8,7 +8,7 @@
 /* A node: its own fact, and its claims (which may be there without it). */
 struct cs_holder {
 	UT_hash_handle hh;
-	struct cs_entry *claims; /* the last one's `next` is NULL, the first one's `prev` the last */
+	struct cs_fact_entry *claims; /* the last one's `next` is NULL, the first one's `prev` the last */
 	size_t nclaims;
 	char name[];
 };
@@ -16,12 +16,12 @@ struct cs_holder {
 struct cs_owned {
 	UT_hash_handle hh;
 	struct cs_ip ip;
-	const struct cs_entry *claim, *node;
+	const struct cs_fact_entry *claim, *node;
 };
 
 struct cs_odd {
 	UT_hash_handle hh;
-	const struct cs_entry *entry;
+	const struct cs_fact_entry *entry;
 };
 
 /* --- one fact --- */
@@ -121,27 +121,27 @@ static void tail_of(struct cs_fact *f, struct tail *t)
 	}
 }
 
-struct cs_entry *cs_entry_new(const struct cs_fact *fact)
+struct cs_fact_entry *cs_fact_entry_new(const struct cs_fact *fact)
 {
-	size_t head = offsetof(struct cs_entry, fact) + fact_size(fact->kind);
+	size_t head = offsetof(struct cs_fact_entry, fact) + fact_size(fact->kind);
 	struct cs_fact copy = {0};
 	struct tail tail = {0};
 	memcpy(&copy, fact, fact_size(fact->kind));
 	tail_of(&copy, &tail);
-	struct cs_entry *entry = cs_xcalloc(1, head + tail.n);
-	struct cs_fact *own = (struct cs_fact *)((char *)entry + offsetof(struct cs_entry, fact));
+	struct cs_fact_entry *entry = cs_xcalloc(1, head + tail.n);
+	struct cs_fact *own = (struct cs_fact *)((char *)entry + offsetof(struct cs_fact_entry, fact));
 	memcpy(own, fact, fact_size(fact->kind));
 	tail = (struct tail){.to = (char *)entry + head};
 	tail_of(own, &tail);
 	return entry;
 }
 
-void cs_entry_free(struct cs_entry *entry)
+void cs_fact_entry_free(struct cs_fact_entry *entry)
 {
 	free(entry);
 }
 
-size_t cs_entry_size(const struct cs_entry *entry)
+size_t cs_fact_entry_size(const struct cs_fact_entry *entry)
 {
 	struct cs_fact copy = {0};
 	struct tail tail = {0};
@@ -208,7 +208,7 @@ const struct cs_slot *cs_facts_slot(const struct cs_facts *facts, uint32_t id)
 
 /* --- SPIFFE IDs of earlier templates --- */
 
-static void odd_link(struct cs_facts *facts, const struct cs_entry *entry)
+static void odd_link(struct cs_facts *facts, const struct cs_fact_entry *entry)
 {
 	const struct cs_store_identity *identity = &entry->fact.identity;
 	char *usual = cs_mem_check(cs_spiffe_template_fill(facts->template, identity->id));
@@ -227,7 +227,7 @@ static struct cs_odd *odd_find(const struct cs_facts *facts, const char *spiffe_
 	return odd;
 }
 
-static void odd_unlink(struct cs_facts *facts, const struct cs_entry *entry)
+static void odd_unlink(struct cs_facts *facts, const struct cs_fact_entry *entry)
 {
 	struct cs_odd *odd = odd_find(facts, entry->fact.identity.spiffe_id);
 	if (odd && odd->entry == entry) {
@@ -253,7 +253,7 @@ static struct cs_owned *owned_find(const struct cs_facts *facts, const struct cs
 }
 
 /* In a revision that is read, the new owner may come before the old one goes: the later one counts. */
-static void own(struct cs_facts *facts, const struct cs_ip *ips, size_t n, const struct cs_entry *entry)
+static void own(struct cs_facts *facts, const struct cs_ip *ips, size_t n, const struct cs_fact_entry *entry)
 {
 	for (size_t i = 0; i < n; i++) {
 		struct cs_owned *owned = owned_find(facts, &ips[i]);
@@ -269,7 +269,7 @@ static void own(struct cs_facts *facts, const struct cs_ip *ips, size_t n, const
 	}
 }
 
-static void disown(struct cs_facts *facts, const struct cs_ip *ips, size_t n, const struct cs_entry *entry)
+static void disown(struct cs_facts *facts, const struct cs_ip *ips, size_t n, const struct cs_fact_entry *entry)
 {
 	for (size_t i = 0; i < n; i++) {
 		struct cs_owned *owned = owned_find(facts, &ips[i]);
@@ -291,7 +291,7 @@ static struct cs_holder *holder_find(const struct cs_facts *facts, const char *n
 	return holder;
 }
 
-static void hold(struct cs_facts *facts, struct cs_entry *entry)
+static void hold(struct cs_facts *facts, struct cs_fact_entry *entry)
 {
 	const char *node = entry->fact.claim.node;
 	struct cs_holder *holder = holder_find(facts, node);
@@ -309,7 +309,7 @@ static void hold(struct cs_facts *facts, struct cs_entry *entry)
 	holder->nclaims++;
 }
 
-static void unhold(struct cs_facts *facts, struct cs_entry *entry)
+static void unhold(struct cs_facts *facts, struct cs_fact_entry *entry)
 {
 	struct cs_holder *holder = holder_find(facts, entry->fact.claim.node);
 	if (entry->prev)
@@ -331,7 +331,7 @@ static bool in_range(const struct cs_facts *facts, uint32_t id)
 	return id >= facts->id_min && id <= facts->id_max;
 }
 
-void cs_facts_link(struct cs_facts *facts, struct cs_entry *entry)
+void cs_facts_link(struct cs_facts *facts, struct cs_fact_entry *entry)
 {
 	const struct cs_fact *f = &entry->fact;
 	size_t n;
@@ -364,7 +364,7 @@ void cs_facts_link(struct cs_facts *facts, struct cs_entry *entry)
 	}
 }
 
-void cs_facts_unlink(struct cs_facts *facts, struct cs_entry *entry)
+void cs_facts_unlink(struct cs_facts *facts, struct cs_fact_entry *entry)
 {
 	const struct cs_fact *f = &entry->fact;
 	HASH_DEL(facts->kinds[f->kind], entry);
@@ -409,10 +409,10 @@ void cs_facts_free(struct cs_facts *facts)
 	if (!facts)
 		return;
 	for (int kind = 0; kind < CS_FACT_KINDS; kind++) {
-		struct cs_entry *entry, *tmp;
+		struct cs_fact_entry *entry, *tmp;
 		HASH_ITER (hh, facts->kinds[kind], entry, tmp) {
 			cs_facts_unlink(facts, entry);
-			cs_entry_free(entry);
+			cs_fact_entry_free(entry);
 		}
 	}
 	for (size_t i = 0; i < CS_STORE_IDS / CS_SLOT_PAGE; i++)
@@ -424,14 +424,14 @@ void cs_facts_free(struct cs_facts *facts)
 
 /* --- reading --- */
 
-static struct cs_entry *find_key(const struct cs_facts *facts, enum cs_fact_kind kind, const void *key, size_t n)
+static struct cs_fact_entry *find_key(const struct cs_facts *facts, enum cs_fact_kind kind, const void *key, size_t n)
 {
-	struct cs_entry *entry;
+	struct cs_fact_entry *entry;
 	HASH_FIND(hh, facts->kinds[kind], key, n, entry);
 	return entry;
 }
 
-static struct cs_entry *find_claim(const struct cs_facts *facts, const char *node, const char *endpoint)
+static struct cs_fact_entry *find_claim(const struct cs_facts *facts, const char *node, const char *endpoint)
 {
 	char key[CS_NODE_NAME_BYTES + 1 + CS_ENDPOINT_ID_MAX + 1];
 	size_t n = strlen(node), m = strlen(endpoint);
@@ -442,7 +442,7 @@ static struct cs_entry *find_claim(const struct cs_facts *facts, const char *nod
 	return find_key(facts, CS_FACT_CLAIM, key, n + 1 + m);
 }
 
-struct cs_entry *cs_facts_find(const struct cs_facts *facts, const struct cs_fact *f)
+struct cs_fact_entry *cs_facts_find(const struct cs_facts *facts, const struct cs_fact *f)
 {
 	const struct cs_slot *slot;
 	size_t n;
@@ -462,7 +462,7 @@ struct cs_entry *cs_facts_find(const struct cs_facts *facts, const struct cs_fac
 	}
 }
 
-struct cs_entry *cs_facts_find_prefix(const struct cs_facts *facts, const struct cs_prefix *prefix)
+struct cs_fact_entry *cs_facts_find_prefix(const struct cs_facts *facts, const struct cs_prefix *prefix)
 {
 	return find_key(facts, CS_FACT_PREFIX, prefix, sizeof(*prefix));
 }
@@ -475,7 +475,7 @@ const struct cs_store_identity *cs_facts_identity(const struct cs_facts *facts, 
 
 const struct cs_store_identity *cs_facts_identity_of(const struct cs_facts *facts, const char *labels)
 {
-	const struct cs_entry *entry = find_key(facts, CS_FACT_IDENTITY, labels, strlen(labels));
+	const struct cs_fact_entry *entry = find_key(facts, CS_FACT_IDENTITY, labels, strlen(labels));
 	return entry ? &entry->fact.identity : NULL;
 }
 
@@ -487,31 +487,31 @@ const struct cs_store_retired *cs_facts_retired(const struct cs_facts *facts, ui
 
 const struct cs_store_node *cs_facts_node(const struct cs_facts *facts, const char *name)
 {
-	const struct cs_entry *entry = find_key(facts, CS_FACT_NODE, name, strlen(name));
+	const struct cs_fact_entry *entry = find_key(facts, CS_FACT_NODE, name, strlen(name));
 	return entry ? &entry->fact.node : NULL;
 }
 
 const struct cs_store_claim *cs_facts_claim(const struct cs_facts *facts, const char *node, const char *endpoint)
 {
-	const struct cs_entry *entry = find_claim(facts, node, endpoint);
+	const struct cs_fact_entry *entry = find_claim(facts, node, endpoint);
 	return entry ? &entry->fact.claim : NULL;
 }
 
 const struct cs_store_revocation *cs_facts_revocation(const struct cs_facts *facts, const char *id)
 {
-	const struct cs_entry *entry = find_key(facts, CS_FACT_REVOCATION, id, strlen(id));
+	const struct cs_fact_entry *entry = find_key(facts, CS_FACT_REVOCATION, id, strlen(id));
 	return entry ? &entry->fact.revocation : NULL;
 }
 
 const struct cs_store_documents *cs_facts_documents(const struct cs_facts *facts, const char *set)
 {
-	const struct cs_entry *entry = find_key(facts, CS_FACT_DOCUMENTS, set, strlen(set));
+	const struct cs_fact_entry *entry = find_key(facts, CS_FACT_DOCUMENTS, set, strlen(set));
 	return entry ? &entry->fact.documents : NULL;
 }
 
 const struct cs_store_blob *cs_facts_blob(const struct cs_facts *facts, const uint8_t sha256[CS_SHA256_BYTES])
 {
-	const struct cs_entry *entry = find_key(facts, CS_FACT_BLOB, sha256, CS_SHA256_BYTES);
+	const struct cs_fact_entry *entry = find_key(facts, CS_FACT_BLOB, sha256, CS_SHA256_BYTES);
 	return entry ? &entry->fact.blob : NULL;
 }
 
@@ -539,7 +539,7 @@ size_t cs_facts_claims_of(const struct cs_facts *facts, const char *node)
 	return holder ? holder->nclaims : 0;
 }
 
-struct cs_entry *cs_facts_claims(const struct cs_facts *facts, const char *node)
+struct cs_fact_entry *cs_facts_claims(const struct cs_facts *facts, const char *node)
 {
 	const struct cs_holder *holder = holder_find(facts, node);
 	return holder ? holder->claims : NULL;
@@ -553,6 +553,6 @@ size_t cs_facts_count(const struct cs_facts *facts, enum cs_fact_kind kind)
 void cs_facts_each(const struct cs_facts *facts, enum cs_fact_kind kind,
 	void (*fn)(void *data, const struct cs_fact *fact), void *data)
 {
-	for (struct cs_entry *entry = facts->kinds[kind]; entry; entry = entry->hh.next)
+	for (struct cs_fact_entry *entry = facts->kinds[kind]; entry; entry = entry->hh.next)
 		fn(data, &entry->fact);
 }

@@ -52,7 +52,7 @@ static void on_whole(void *data)
 	r->store->facts->round++;
 }
 
-static bool same(const struct cs_entry *entry, const void *value, size_t n)
+static bool same(const struct cs_fact_entry *entry, const void *value, size_t n)
 {
 	size_t m;
 	uint8_t *mine = cs_fact_encode(&entry->fact, &m);
@@ -64,7 +64,7 @@ static bool same(const struct cs_entry *entry, const void *value, size_t n)
 static void read_deleted(struct reading *r, const char *key)
 {
 	struct cs_store *s = r->store;
-	struct cs_entry *entry = cs_facts_find_key(s->facts, key);
+	struct cs_fact_entry *entry = cs_facts_find_key(s->facts, key);
 	if (entry)
 		cs_store_remove(s, entry);
 }
@@ -97,7 +97,7 @@ static void on_row(void *data, const char *key, const void *value, size_t n)
 	}
 	if (cs_fact_decode(key, value, n, &fact, &hold, &r->error) < 0)
 		return;
-	struct cs_entry *entry = cs_facts_find(s->facts, &fact);
+	struct cs_fact_entry *entry = cs_facts_find(s->facts, &fact);
 	if (entry && same(entry, value, n))
 		entry->round = s->facts->round;
 	else
@@ -147,7 +147,7 @@ static void on_revision(void *data)
 	if (r->error.code)
 		return;
 	for (int kind = 0; r->whole && kind < CS_FACT_KINDS; kind++) {
-		struct cs_entry *entry, *tmp;
+		struct cs_fact_entry *entry, *tmp;
 		HASH_ITER (hh, s->facts->kinds[kind], entry, tmp)
 			if (entry->round != s->facts->round)
 				cs_store_remove(s, entry);
@@ -203,7 +203,7 @@ static int write_all(struct cs_store *s, const struct cs_meta *meta, struct cs_e
 	writes[n].key = CS_STORE_KEY_META;
 	writes[n].value = cs_meta_encode(meta, &writes[n].n);
 	n++;
-	for (struct cs_change *change = s->changes; change; change = change->hh.next, n++) {
+	for (struct cs_store_change *change = s->changes; change; change = change->hh.next, n++) {
 		writes[n].key = change->key;
 		if (change->now)
 			writes[n].value = cs_fact_encode(&change->now->fact, &writes[n].n);
@@ -460,7 +460,7 @@ int cs_store_load(struct cs_store *s, const struct cs_fact_sink *sink, struct cs
 		for (int kind = 0; kind < CS_FACT_KINDS; kind++) {
 			if ((kind == CS_FACT_CLAIM) != turn)
 				continue; /* claims last: they name identities */
-			for (struct cs_entry *entry = s->facts->kinds[kind]; entry; entry = entry->hh.next)
+			for (struct cs_fact_entry *entry = s->facts->kinds[kind]; entry; entry = entry->hh.next)
 				sink->change(sink->data, NULL, &entry->fact);
 		}
 	if (s->meta.epoch != 0)

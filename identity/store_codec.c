@@ -413,7 +413,7 @@ static bool fact_of_key(const char *rest, char *scratch, struct cs_fact *f)
 	return false;
 }
 
-struct cs_entry *cs_facts_find_key(const struct cs_facts *facts, const char *key)
+struct cs_fact_entry *cs_facts_find_key(const struct cs_facts *facts, const char *key)
 {
 	struct cs_fact f = {.kind = kind_of(key)};
 	char scratch[CS_FACT_KEY_MAX];

@@ -50,8 +50,8 @@ static int flush(struct cs_store *to, bool copying, struct cs_error *e)
 static int copy_facts(struct cs_store *from, struct cs_store *to, struct progress *p, struct cs_error *e)
 {
 	for (int kind = 0; kind < CS_FACT_KINDS; kind++)
-		for (struct cs_entry *entry = from->facts->kinds[kind]; entry; entry = entry->hh.next) {
-			size_t size = cs_entry_size(entry);
+		for (struct cs_fact_entry *entry = from->facts->kinds[kind]; entry; entry = entry->hh.next) {
+			size_t size = cs_fact_entry_size(entry);
 			if (!cs_store_has_room(to, 1, size + CS_STORE_OP_BYTES_MAX) && flush(to, true, e) < 0)
 				return e->code;
 			cs_store_put(to, &entry->fact);
@@ -76,7 +76,7 @@ static void compare_row(void *data, const char *key, const void *value, size_t n
 	struct comparing *c = data;
 	if (strcmp(key, CS_STORE_KEY_META) == 0)
 		return;
-	const struct cs_entry *entry = cs_facts_find_key(c->facts, key);
+	const struct cs_fact_entry *entry = cs_facts_find_key(c->facts, key);
 	size_t m = 0;
 	uint8_t *want = entry ? cs_fact_encode(&entry->fact, &m) : NULL;
 	if (want && value && m == n && memcmp(want, value, n) == 0)

@@ -76,7 +76,7 @@ static void look_in_set(void *data, const struct cs_fact *fact)
 
 static int drop_blobs(struct cs_store *s, struct cs_store_op *op)
 {
-	struct cs_entry *entry, *tmp;
+	struct cs_fact_entry *entry, *tmp;
 	HASH_ITER (hh, s->facts->kinds[CS_FACT_BLOB], entry, tmp) {
 		struct named named = {.sha256 = entry->fact.blob.sha256};
 		cs_facts_each(s->facts, CS_FACT_DOCUMENTS, look_in_set, &named);

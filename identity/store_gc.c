@@ -76,7 +76,7 @@ static void mark(struct cs_store *s, const struct cs_store_identity *identity)
 	cs_store_put(s, &fact);
 }
 
-static void retire(struct cs_store *s, struct cs_entry *entry)
+static void retire(struct cs_store *s, struct cs_fact_entry *entry)
 {
 	const struct cs_store_identity *identity = &entry->fact.identity;
 	struct cs_fact fact = {.kind = CS_FACT_RETIRED,
@@ -101,7 +101,7 @@ static bool has_room(struct cs_store *s, struct cs_store_op *op, size_t done, bo
 /* Does what is to be done with those that are `what`. True: the revision is full. */
 static bool collect(struct cs_store *s, struct cs_store_op *op, enum todo what, const struct revoked *revoked)
 {
-	struct cs_entry *entry, *tmp;
+	struct cs_fact_entry *entry, *tmp;
 	bool full = false;
 	int64_t left_ms;
 	HASH_ITER (hh, s->facts->kinds[CS_FACT_IDENTITY], entry, tmp) {
@@ -125,7 +125,7 @@ static bool forget_rested(struct cs_store *s, struct cs_store_op *op)
 	static const enum cs_fact_kind kinds[] = {CS_FACT_RETIRED, CS_FACT_ADDRESS};
 	int64_t now_ms = cs_store_now_ms(s);
 	for (size_t i = 0; i < 2; i++) {
-		struct cs_entry *entry, *tmp;
+		struct cs_fact_entry *entry, *tmp;
 		HASH_ITER (hh, s->facts->kinds[kinds[i]], entry, tmp) {
 			int64_t until_ms = kinds[i] == CS_FACT_RETIRED ? entry->fact.retired.until_store_ms
 								       : entry->fact.address.until_store_ms;
@@ -158,7 +158,7 @@ int cs_store_apply_gc(struct cs_store *s, struct cs_store_op *op)
 void cs_store_gc_plan(const struct cs_store *s, int64_t grace_ms, const struct cs_store_gc_plan *plan)
 {
 	struct revoked revoked = revoked_of(s->facts);
-	for (struct cs_entry *entry = s->facts->kinds[CS_FACT_IDENTITY]; entry; entry = entry->hh.next) {
+	for (struct cs_fact_entry *entry = s->facts->kinds[CS_FACT_IDENTITY]; entry; entry = entry->hh.next) {
 		const struct cs_store_identity *identity = &entry->fact.identity;
 		int64_t left_ms = 0;
 		switch (todo_with(s, identity, grace_ms, &revoked, &left_ms)) {
@@ -176,7 +176,7 @@ void cs_store_gc_plan(const struct cs_store *s, int64_t grace_ms, const struct c
 		}
 	}
 	free(revoked.ids);
-	for (struct cs_entry *entry = s->facts->kinds[CS_FACT_RETIRED]; entry; entry = entry->hh.next) {
+	for (struct cs_fact_entry *entry = s->facts->kinds[CS_FACT_RETIRED]; entry; entry = entry->hh.next) {
 		int64_t left_ms = entry->fact.retired.until_store_ms - cs_store_now_ms(s);
 		if (left_ms > 0)
 			plan->resting(plan->data, &entry->fact.retired, left_ms);

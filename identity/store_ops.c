@@ -111,7 +111,7 @@ static void check_addresses(struct cs_store *s, struct cs_store_op *op)
 	}
 }
 
-static struct cs_entry *quarantine_of(const struct cs_store *s, const struct cs_ip *ip)
+static struct cs_fact_entry *quarantine_of(const struct cs_store *s, const struct cs_ip *ip)
 {
 	struct cs_fact fact = {.kind = CS_FACT_ADDRESS, .address.ip = cs_ip_key(ip)};
 	return cs_facts_find(s->facts, &fact);
@@ -125,7 +125,7 @@ static void check_quarantine(struct cs_store *s, struct cs_store_op *op)
 	const struct cs_store_identity *identity = cs_facts_identity_of(s->facts, op->labels);
 	int64_t now_ms = cs_store_now_ms(s);
 	for (size_t i = 0; i < claim->naddrs && op->result == 0; i++) {
-		const struct cs_entry *entry = quarantine_of(s, &claim->addrs[i]);
+		const struct cs_fact_entry *entry = quarantine_of(s, &claim->addrs[i]);
 		if (!entry)
 			continue;
 		const struct cs_store_address *was = &entry->fact.address;
@@ -164,7 +164,7 @@ static void let_go(struct cs_store *s, const struct cs_store_claim *claim)
 static void end_quarantines(struct cs_store *s)
 {
 	int64_t now_ms = cs_store_now_ms(s);
-	struct cs_entry *first;
+	struct cs_fact_entry *first;
 	for (int i = 0; i < 4 && (first = s->facts->kinds[CS_FACT_ADDRESS]); i++) {
 		if (first->fact.address.until_store_ms > now_ms)
 			return;
@@ -187,11 +187,11 @@ static bool claim_is_there(const struct cs_store_claim *known, const struct cs_s
 static void write_claim(struct cs_store *s, struct cs_store_op *op)
 {
 	struct cs_fact fact = {.kind = CS_FACT_CLAIM, .claim = op->claim};
-	struct cs_entry *known = cs_facts_find(s->facts, &fact);
+	struct cs_fact_entry *known = cs_facts_find(s->facts, &fact);
 	if (known)
 		let_go(s, &known->fact.claim);
 	for (size_t i = 0; i < op->claim.naddrs; i++) {
-		struct cs_entry *quarantine = quarantine_of(s, &op->claim.addrs[i]);
+		struct cs_fact_entry *quarantine = quarantine_of(s, &op->claim.addrs[i]);
 		if (quarantine)
 			cs_store_remove(s, quarantine);
 	}
@@ -217,7 +217,7 @@ static int do_claim(struct cs_store *s, struct cs_store_op *op, struct cs_error 
 	return r;
 }
 
-static void delete_claim(struct cs_store *s, struct cs_store_op *op, struct cs_entry *entry)
+static void delete_claim(struct cs_store *s, struct cs_store_op *op, struct cs_fact_entry *entry)
 {
 	op->changed = true;
 	op->released = cs_xrealloc(op->released, op->nreleased + 1, sizeof(char *));
@@ -230,7 +230,7 @@ static void delete_claim(struct cs_store *s, struct cs_store_op *op, struct cs_e
 static int do_release(struct cs_store *s, struct cs_store_op *op)
 {
 	struct cs_fact fact = {.kind = CS_FACT_CLAIM, .claim = op->claim};
-	struct cs_entry *entry = cs_facts_find(s->facts, &fact);
+	struct cs_fact_entry *entry = cs_facts_find(s->facts, &fact);
 	if (entry)
 		delete_claim(s, op, entry);
 	return 0;
@@ -244,8 +244,8 @@ struct kept {
 /* All of a node's claims but those that are kept; 1: no room for all of them. */
 static int release_others(struct cs_store *s, struct cs_store_op *op, const char *node, const struct kept *kept)
 {
-	struct cs_entry *next;
-	for (struct cs_entry *entry = cs_facts_claims(s->facts, node); entry; entry = next) {
+	struct cs_fact_entry *next;
+	for (struct cs_fact_entry *entry = cs_facts_claims(s->facts, node); entry; entry = next) {
 		const char *endpoint = entry->fact.claim.endpoint;
 		struct kept *found;
 		next = entry->next;
@@ -316,7 +316,7 @@ static int do_node_forget(struct cs_store *s, struct cs_store_op *op)
 	if (release_others(s, op, op->node.name, NULL) == 1)
 		return 1;
 	struct cs_fact fact = {.kind = CS_FACT_NODE, .node = op->node};
-	struct cs_entry *entry = cs_facts_find(s->facts, &fact);
+	struct cs_fact_entry *entry = cs_facts_find(s->facts, &fact);
 	if (entry) {
 		cs_store_remove(s, entry);
 		op->changed = true;
@@ -329,8 +329,8 @@ static int do_node_forget(struct cs_store *s, struct cs_store_op *op)
 static int do_prefix(struct cs_store *s, struct cs_store_op *op)
 {
 	struct cs_fact fact = {.kind = CS_FACT_PREFIX, .prefix = op->prefix};
-	const struct cs_entry *same = cs_facts_find_prefix(s->facts, &op->prefix.prefix);
-	const struct cs_entry *other = cs_facts_find(s->facts, &fact);
+	const struct cs_fact_entry *same = cs_facts_find_prefix(s->facts, &op->prefix.prefix);
+	const struct cs_fact_entry *other = cs_facts_find(s->facts, &fact);
 	if (same)
 		return 0; /* it has its number for ever */
 	if (other)
@@ -362,7 +362,7 @@ static int do_revoke(struct cs_store *s, struct cs_store_op *op)
 static int do_unrevoke(struct cs_store *s, struct cs_store_op *op)
 {
 	struct cs_fact fact = {.kind = CS_FACT_REVOCATION, .revocation = op->revocation};
-	struct cs_entry *entry = cs_facts_find(s->facts, &fact);
+	struct cs_fact_entry *entry = cs_facts_find(s->facts, &fact);
 	if (!entry)
 		return cs_store_refuse(op, -ENOENT, CS_R_NONE, "there is no revocation '%s'", op->revocation.id);
 	cs_store_remove(s, entry);

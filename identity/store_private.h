@@ -22,9 +22,9 @@ CS_MUST_USE int cs_meta_decode(const void *value, size_t n, struct cs_meta *ret,
 void cs_meta_fini(struct cs_meta *meta);
 
 /* A key that the revision in the making changes: what it had before, what it has now. */
-struct cs_change {
+struct cs_store_change {
 	UT_hash_handle hh;
-	struct cs_entry *before, *now;
+	struct cs_fact_entry *before, *now;
 	char key[];
 };
 
@@ -38,7 +38,7 @@ struct cs_store {
 	/* The store's time: what it was when we heard of it, and when that was. */
 	int64_t heard_store_ms, heard_mono_ms;
 	/* The revision in the making. */
-	struct cs_change *changes;
+	struct cs_store_change *changes;
 	size_t changed_bytes;
 	bool opening;    /* the first read: all facts are new, and there is nobody to tell */
 	bool forced;     /* a revision even without a change */
@@ -56,7 +56,7 @@ CS_MUST_USE int cs_store_random(uint64_t *ret, struct cs_error *e); /* not 0 */
 
 /* store_changes.c: the revision in the making. */
 void cs_store_put(struct cs_store *s, const struct cs_fact *fact);
-void cs_store_remove(struct cs_store *s, struct cs_entry *entry);
+void cs_store_remove(struct cs_store *s, struct cs_fact_entry *entry);
 /* May so many more keys and bytes be changed in this revision? */
 bool cs_store_has_room(const struct cs_store *s, size_t writes, size_t bytes);
 void cs_store_undo(struct cs_store *s);

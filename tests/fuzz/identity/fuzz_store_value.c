@@ -24,7 +24,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (cs_fact_decode(key, value, n, &again, &hold_again, &e) < 0)
 		abort();
 	struct cs_facts *facts = cs_facts_new("spiffe://example.org/identity/{id}", 256, 65535);
-	struct cs_entry *entry = cs_entry_new(&again);
+	struct cs_fact_entry *entry = cs_fact_entry_new(&again);
 	cs_facts_link(facts, entry);
 	if (cs_facts_find_key(facts, key) != entry || cs_facts_find(facts, &fact) != entry)
 		abort();
