@@ -380,6 +380,64 @@ static void test_published_with_a_silent_follower(void **state)
 	close_world(&w);
 }
 
+struct late {
+	struct cs_grpc_client_call *call;
+	unsigned changes, synced;
+	bool done;
+};
+
+static void on_late_message(struct cs_grpc_client_call *call, const ProtobufCMessage *message, void *data)
+{
+	struct late *l = data;
+	const Countersign__V1__DirectoryBatch *batch = (const Countersign__V1__DirectoryBatch *)message;
+	l->changes += batch->n_records > 0;
+	l->synced += batch->synced;
+	if (batch->n_records > 0 && !batch->synced)
+		cs_grpc_client_pause(call); /* in the midst of it */
+}
+
+static void on_late_done(const struct cs_grpc_status *status, void *data)
+{
+	(void)status;
+	((struct late *)data)->done = true;
+}
+
+/* A full state is a list of everything: some are on their way, the others wait for their turn, and all get it. */
+static void test_full_states_take_turns(void **state)
+{
+	(void)state;
+	enum { N = CS_FULL_STATES_MAX + 4 };
+	struct world w;
+	struct late late[N] = {0};
+	Countersign__V1__FollowRequest in = COUNTERSIGN__V1__FOLLOW_REQUEST__INIT;
+	struct cs_error e;
+	open_world(&w, 1000);
+	for (uint32_t i = 0; i < 400; i++)
+		publish(&w, 300 + i); /* 4 MB: several batches */
+	until(&w, &w.synced, 1);
+	for (int i = 0; i < N; i++)
+		assert_int_equal(cs_grpc_stream(w.channel, &countersign__v1__directory__descriptor, "Follow", &in.base,
+					 NULL, on_late_message, on_late_done, &late[i], &late[i].call, &e),
+			0);
+	for (int i = 0; i < 2000; i++)
+		uv_run(&w.loop.uv, UV_RUN_NOWAIT);
+	unsigned begun = 0;
+	for (int i = 0; i < N; i++)
+		begun += late[i].changes > 0;
+	assert_in_range(begun, 1, CS_FULL_STATES_MAX);
+	for (int turn = 0; turn < 200; turn++)
+		for (int i = 0; i < N; i++) {
+			cs_grpc_client_resume(late[i].call);
+			for (int k = 0; k < 20; k++)
+				uv_run(&w.loop.uv, UV_RUN_NOWAIT);
+		}
+	for (int i = 0; i < N; i++)
+		until(&w, &late[i].synced, 1);
+	close_world(&w);
+	for (int i = 0; i < N; i++)
+		assert_true(late[i].done);
+}
+
 static bool yes(void *data)
 {
 	(void)data;
@@ -432,6 +490,7 @@ int main(void)
 		cmocka_unit_test(test_coalesced),
 		cmocka_unit_test(test_published),
 		cmocka_unit_test(test_published_with_a_silent_follower),
+		cmocka_unit_test(test_full_states_take_turns),
 		cmocka_unit_test(test_ahead),
 	};
 	int r = cmocka_run_group_tests(tests, NULL, NULL);
