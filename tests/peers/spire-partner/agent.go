@@ -356,7 +356,7 @@ func (a *agent) wanted(e *types.Entry) bool {
 
 func (a *agent) mint(ids []string) {
 	for _, id := range ids {
-		v, entry, err := a.server.sign(id, nil)
+		v, entry, err := a.server.sign(id)
 		if err != nil {
 			continue
 		}

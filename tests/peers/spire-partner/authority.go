@@ -9,6 +9,7 @@ import (
 	"crypto/sha1"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
@@ -68,9 +69,9 @@ func newKey(kind string) crypto.Signer {
 func keyID(public crypto.PublicKey) []byte {
 	var info struct {
 		Algorithm pkix.AlgorithmIdentifier
-		Key       asn1Bits
+		Key       asn1.BitString
 	}
-	unmarshal(must(x509.MarshalPKIXPublicKey(public)), &info)
+	must(asn1.Unmarshal(must(x509.MarshalPKIXPublicKey(public)), &info))
 	sum := sha1.Sum(info.Key.Bytes)
 	return sum[:]
 }

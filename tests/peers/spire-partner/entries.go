@@ -75,40 +75,50 @@ func cleanSelectors(in []*types.Selector) ([]*types.Selector, error) {
 	return out, nil
 }
 
-var wholeEntry = &types.EntryMask{SpiffeId: true, ParentId: true, Selectors: true, X509SvidTtl: true, FederatesWith: true,
-	Admin: true, Downstream: true, ExpiresAt: true, DnsNames: true, RevisionNumber: true, StoreSvid: true, JwtSvidTtl: true,
-	Hint: true, CreatedAt: true, AdditionalAttributes: true}
+// copyMasked copies the fields that the mask names (nil: all). A mask has the names of the fields.
+func copyMasked(out, in *types.Entry, mask *types.EntryMask) {
+	to, from := out.ProtoReflect(), in.ProtoReflect()
+	named := mask.ProtoReflect()
+	fields := named.Descriptor().Fields()
+	for i := range fields.Len() {
+		if mask != nil && !named.Get(fields.Get(i)).Bool() {
+			continue
+		}
+		if field := from.Descriptor().Fields().ByName(fields.Get(i).Name()); from.Has(field) {
+			to.Set(field, from.Get(field))
+		} else {
+			to.Clear(field)
+		}
+	}
+}
 
-// convert checks those fields of an entry that the mask names; the error says "failed to convert entry".
+// convert checks those fields of an entry that the mask names (nil: all); the error says "failed to convert entry".
 func (s *server) convert(in *types.Entry, mask *types.EntryMask) (*types.Entry, error) {
 	if in == nil {
 		return nil, fmt.Errorf("missing entry")
 	}
-	if mask == nil {
-		mask = wholeEntry
-	}
 	out := &types.Entry{Id: in.Id}
+	copyMasked(out, proto.Clone(in).(*types.Entry), mask)
+	out.RevisionNumber, out.CreatedAt = 0, 0 // the server's own
 	var err error
-	if mask.ParentId {
+	if mask == nil || mask.ParentId {
 		if out.ParentId, err = s.member(in.ParentId, false); err != nil {
 			return nil, fmt.Errorf("invalid parent ID: %w", err)
 		}
 	}
-	if mask.SpiffeId {
+	if mask == nil || mask.SpiffeId {
 		if out.SpiffeId, err = s.member(in.SpiffeId, true); err != nil {
 			return nil, fmt.Errorf("invalid spiffe ID: %w", err)
 		}
 	}
-	if mask.FederatesWith {
-		for _, each := range in.FederatesWith {
-			td, err := spiffeid.TrustDomainFromString(each)
-			if err != nil {
-				return nil, fmt.Errorf("invalid federated trust domain: %w", err)
-			}
-			out.FederatesWith = append(out.FederatesWith, td.Name())
+	for i, each := range out.FederatesWith {
+		td, err := spiffeid.TrustDomainFromString(each)
+		if err != nil {
+			return nil, fmt.Errorf("invalid federated trust domain: %w", err)
 		}
+		out.FederatesWith[i] = td.Name()
 	}
-	if mask.Selectors {
+	if mask == nil || mask.Selectors {
 		if len(in.Selectors) == 0 {
 			return nil, fmt.Errorf("selector list is empty")
 		}
@@ -116,42 +126,10 @@ func (s *server) convert(in *types.Entry, mask *types.EntryMask) (*types.Entry, 
 			return nil, err
 		}
 	}
-	if mask.Hint && len(in.Hint) > hintMax {
+	if len(out.Hint) > hintMax {
 		return nil, fmt.Errorf("hint is too long, max length is %d characters", hintMax)
 	}
-	copyPlain(out, in, mask)
 	return out, nil
-}
-
-// copyPlain takes over those masked fields that need no look.
-func copyPlain(out, in *types.Entry, m *types.EntryMask) {
-	if m.X509SvidTtl {
-		out.X509SvidTtl = in.X509SvidTtl
-	}
-	if m.JwtSvidTtl {
-		out.JwtSvidTtl = in.JwtSvidTtl
-	}
-	if m.Admin {
-		out.Admin = in.Admin
-	}
-	if m.Downstream {
-		out.Downstream = in.Downstream
-	}
-	if m.ExpiresAt {
-		out.ExpiresAt = in.ExpiresAt
-	}
-	if m.DnsNames {
-		out.DnsNames = slices.Clone(in.DnsNames)
-	}
-	if m.StoreSvid {
-		out.StoreSvid = in.StoreSvid
-	}
-	if m.Hint {
-		out.Hint = in.Hint
-	}
-	if m.AdditionalAttributes {
-		out.AdditionalAttributes = in.AdditionalAttributes
-	}
 }
 
 func similarity(e *types.Entry) string {
@@ -225,23 +203,9 @@ func (s *server) update(in *types.Entry, mask *types.EntryMask) (*types.Status, 
 	if r == nil {
 		return failed(codes.NotFound, "failed to update entry: datastore-sql: record not found"), nil
 	}
-	if mask == nil {
-		mask = wholeEntry
-	}
 	updated := proto.Clone(r.entry).(*types.Entry)
-	if mask.SpiffeId {
-		updated.SpiffeId = e.SpiffeId
-	}
-	if mask.ParentId {
-		updated.ParentId = e.ParentId
-	}
-	if mask.Selectors {
-		updated.Selectors = e.Selectors
-	}
-	if mask.FederatesWith {
-		updated.FederatesWith = e.FederatesWith
-	}
-	copyPlain(updated, e, mask)
+	copyMasked(updated, e, mask)
+	updated.CreatedAt = r.entry.CreatedAt
 	if why := validate(updated); why != "" {
 		return failed(codes.InvalidArgument, "failed to update entry: %s", why), nil
 	}
@@ -278,30 +242,8 @@ func (s *server) delete(id string) *types.Status {
 }
 
 // masked is a copy of what the mask names; the id is always there.
-func masked(e *types.Entry, m *types.EntryMask) *types.Entry {
-	out := proto.Clone(e).(*types.Entry)
-	if m == nil {
-		return out
-	}
-	all := &types.Entry{Id: out.Id}
-	if m.SpiffeId {
-		all.SpiffeId = out.SpiffeId
-	}
-	if m.ParentId {
-		all.ParentId = out.ParentId
-	}
-	if m.Selectors {
-		all.Selectors = out.Selectors
-	}
-	if m.FederatesWith {
-		all.FederatesWith = out.FederatesWith
-	}
-	if m.RevisionNumber {
-		all.RevisionNumber = out.RevisionNumber
-	}
-	if m.CreatedAt {
-		all.CreatedAt = out.CreatedAt
-	}
-	copyPlain(all, out, m)
-	return all
+func masked(e *types.Entry, mask *types.EntryMask) *types.Entry {
+	out := &types.Entry{Id: e.Id}
+	copyMasked(out, proto.Clone(e).(*types.Entry), mask)
+	return out
 }

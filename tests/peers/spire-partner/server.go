@@ -180,7 +180,7 @@ func (s *server) read() (*snapshot, error) {
 }
 
 // sign issues for an entry as it is now: an agent that renews gets what the entry says today.
-func (s *server) sign(id string, tainted *authority) (*svid, *types.Entry, error) {
+func (s *server) sign(id string) (*svid, *types.Entry, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := s.byID[id]
