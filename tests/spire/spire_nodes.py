@@ -1,6 +1,7 @@
 """Nodes for the scenarios: an agent of SPIRE, an adapter, and identityd, played by the lab or for real."""
 from lab import adapter as lab
 from lab import identityd
+from lab.daemon import BUILD
 from lab.interfaces import Interfaces
 from lab.spire import wait_for
 
@@ -10,6 +11,10 @@ HOST = 1
 
 def identity(number, domain="example.org"):
     return identityd.identity(number, f"spiffe://{domain}/identity/{number}")
+
+
+# What a fault may cost a daemon in memory: tables, caches, and the allocator's slack. A sanitizer keeps what was freed.
+GROWTH_KIB = (400 if "asan" in BUILD.name else 16) << 10
 
 
 def rss_kib(pid):

@@ -9,13 +9,12 @@ from lab import adapter as lab
 from lab import identityd
 from lab.spire import wait_for
 from lab.spire_partner import fault
-from spire_nodes import A, B, HOST, Home, identity, rss_kib
+from spire_nodes import A, B, GROWTH_KIB, HOST, Home, identity, rss_kib
 
 DI, BUNDLES, OWN = "SubscribeToX509SVIDs", "SubscribeToX509Bundles", "FetchX509SVID"
 PATH = f"/identity/{A}"
 DENIED, INTERNAL, UNAVAILABLE = 7, 13, 14
 LASTS_S = float(os.environ.get("CS_FAULT_S", "1"))  # a fault that has no end of its own
-GROWTH_KIB = 12 << 10  # of the adapter by a fault, with its tables, its caches and the allocator's slack
 
 
 @pytest.fixture

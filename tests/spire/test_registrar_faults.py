@@ -9,14 +9,13 @@ import pytest
 from lab.identityd import deleted, identity, node, placement
 from lab.spire import wait_for
 from lab.spire_partner import fault
-from spire_nodes import rss_kib
+from spire_nodes import GROWTH_KIB, rss_kib
 from test_registrar import A, Home, admin, many, number, right
 
 CREATE, LIST, UPDATE, DELETE = "BatchCreateEntry", "ListEntries", "BatchUpdateEntry", "BatchDeleteEntry"
 DENIED, EXHAUSTED, INTERNAL, UNAVAILABLE = 7, 8, 13, 14
 N = 60  # identities on two nodes each: three batches
 LASTS_S = float(os.environ.get("CS_FAULT_S", "1"))  # a fault that has no end of its own
-GROWTH_KIB = 24 << 10
 
 
 @pytest.fixture
