@@ -36,12 +36,20 @@ const struct cs_service cs_service_status[] = {
 };
 const size_t cs_service_nstatus = sizeof(cs_service_status) / sizeof(cs_service_status[0]);
 
-bool cs_service_is_absent(const char *instance, const struct cs_service *service)
+static bool is_there(const char *instance, const char *daemon, const char *file)
 {
 	char path[CS_PATH];
 	struct cs_error ignored;
-	return service->optional && cs_instance_path(instance, service->daemon, "lock", path, &ignored) == 0 &&
-	       access(path, F_OK) < 0 && errno == ENOENT;
+	return cs_instance_path(instance, daemon, file, path, &ignored) < 0 || access(path, F_OK) == 0 ||
+	       errno != ENOENT;
+}
+
+bool cs_service_is_absent(const char *instance, const struct cs_service *service)
+{
+	/* identityd in role cluster is nobody's node: the others are not missed there. */
+	bool alone =
+		is_there(instance, "identityd", "directory.sock") && !is_there(instance, "identityd", "endpoints.sock");
+	return (service->optional || alone) && !is_there(instance, service->daemon, "lock");
 }
 
 static int exit_of(enum cs_grpc_code code)
@@ -87,7 +95,8 @@ static void explain_unavailable(
 static void explain(const struct cs_cli *cli, const struct cs_service *s, const char *path,
 	const struct cs_grpc_status *status, struct cs_error *e)
 {
-	if (status->code == CS_GRPC_UNAVAILABLE) {
+	bool answered = status->reason == CS_R_NOT_LEADER || status->reason == CS_R_STORE_UNAVAILABLE;
+	if (status->code == CS_GRPC_UNAVAILABLE && !answered) {
 		explain_unavailable(s, path, status, e);
 	} else if (status->code == CS_GRPC_DEADLINE_EXCEEDED) {
 		char timeout[32];

@@ -18,7 +18,7 @@ extern const struct cs_service cs_service_directory, cs_service_endpoints, cs_se
 extern const struct cs_service cs_service_status[];
 extern const size_t cs_service_nstatus;
 
-/* Is it optional, and has no folder in this instance? */
+/* Is it optional, or is identityd alone there (role cluster), and has it never run in this instance? */
 bool cs_service_is_absent(const char *instance, const struct cs_service *service);
 
 /* One call of a streaming method; each message goes to fn (borrowed). An enum cs_exit; e names the socket and what to

@@ -3,11 +3,13 @@ real etcd that are killed, put to sleep and cut off."""
 import json
 import os
 import signal
+import subprocess
 import time
 
 import grpc
 import pytest
 
+from lab.daemon import BUILD
 from lab.etcd import Etcd
 from lab.identity_lab import Cluster, Lab, Replicas, refused
 from lab.nodes import IDENTIFIED, PLACED, PUBLISHED, condition, reason_of, spec
@@ -42,6 +44,10 @@ def wait_until(what, seconds=60):
         assert time.monotonic() < end, "it does not come"
         time.sleep(0.05)
     return found
+
+
+def cli(d, *args):
+    return subprocess.run([BUILD / "cli/countersign", *args, "--instance", d.instance], capture_output=True, text=True)
 
 
 def die(d):
@@ -341,8 +347,13 @@ def test_without_etcd(lab, etcd):
 
 
 def test_what_role_cluster_is_not(lab, etcd):
-    r = Replicas(lab, etcd, 1)
-    leader = r.leader()
+    r = Replicas(lab, etcd, 2)
+    leader, other = r.leader(), r.follower()
+    said = cli(leader, "status")
+    assert said.returncode == 0 and "cluster, leader" in said.stdout and "authd" not in said.stdout
+    said = cli(other, "identity", "gc", "--dry-run")
+    assert said.returncode != 0 and "not-leader" in said.stderr and "is it running" not in said.stderr
+    assert cli(leader, "identity", "gc", "--dry-run").returncode == 0
     assert not (leader.sockets / "endpoints.sock").exists() and (leader.sockets / "admin.sock").exists()
     for settings, word in (({"node.addresses": "10.0.0.1"}, "node.addresses"), ({"tls.cert": "", "tls.key": "", "tls.bundle": ""},
                                                                                "tls.cert is not set")):
