@@ -149,6 +149,7 @@ static int sqlite_load(struct cs_backend *backend, const struct cs_backend_reade
 	}
 	int r = step == SQLITE_DONE ? 0 : db_error(b, "read the facts", e);
 	sqlite3_reset(q);
+	sqlite3_db_release_memory(b->db); /* from here on it is only written to */
 	if (r == 0)
 		reader->revision(reader->data);
 	return r;
