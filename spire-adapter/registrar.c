@@ -93,6 +93,7 @@ static void on_spire(void *data, const struct cs_error *why)
 	struct cs_registrar *r = data;
 	if (why) {
 		r->away = *why;
+		cs_reg_service_abort(r->service, why);
 		cs_warn("SPIRE's server is away; what is there stays", cs_err(why), cs_why(why->reason));
 	} else if (r->is_away) {
 		cs_info("SPIRE's server answers");
@@ -142,6 +143,9 @@ static void on_idle(void *data)
 static void on_tick(struct cs_timer *timer)
 {
 	struct cs_registrar *r = timer->data;
+	const struct cs_error *why = may_write(r);
+	if (why)
+		cs_reg_service_abort(r->service, why);
 	cs_reg_work_kick(r->work);
 }
 

@@ -170,13 +170,17 @@ bool cs_reg_is_stuck(const struct cs_reg_plan *p, const struct cs_reg_slot *slot
 	return true;
 }
 
-/* Whole seconds, so that a long list is walked once in one. */
+/* Up to a whole step, so that a long list of what is due is not walked for each of it. */
+static int64_t step_up(int64_t ms)
+{
+	return (ms + CS_REG_STEP_MS - 1) / CS_REG_STEP_MS * CS_REG_STEP_MS;
+}
+
 int64_t cs_reg_linger_until_ms(const struct cs_reg_plan *p, const struct cs_reg_slot *slot)
 {
-	if (!slot->key.node->known || !slot->identity->spiffe_id)
+	if (!slot->key.node->known || !slot->identity->spiffe_id || p->rules.linger_ms == 0)
 		return 0;
-	int64_t until_ms = slot->since_mono_ms + p->rules.linger_ms;
-	return p->rules.linger_ms < 10000 ? until_ms : (until_ms + 999) / 1000 * 1000;
+	return step_up(slot->since_mono_ms + p->rules.linger_ms);
 }
 
 static void decide_wanted(struct cs_reg_plan *p, struct cs_reg_slot *slot)
@@ -397,8 +401,8 @@ static void fail(struct cs_reg_plan *p, struct cs_reg_slot *slot, const struct c
 		wait_ms = CS_REG_RETRY_MAX_MS;
 	if (slot->failures++ == 0)
 		p->nfailing++;
-	int64_t at = now_ms + (int64_t)((double)wait_ms * (0.8 + 0.4 * p->rules.random(p->rules.data)));
-	slot->retry_mono_ms = (at + CS_REG_RETRY_STEP_MS - 1) / CS_REG_RETRY_STEP_MS * CS_REG_RETRY_STEP_MS;
+	wait_ms = (int64_t)((double)wait_ms * (0.8 + 0.4 * p->rules.random(p->rules.data)));
+	slot->retry_mono_ms = step_up(now_ms + wait_ms);
 	free(slot->failed);
 	slot->failed = cs_xmemdup(why, sizeof(*why));
 }

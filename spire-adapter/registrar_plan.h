@@ -12,12 +12,12 @@
 #include "error.h"
 #include "registrar_entry.h"
 
-#define CS_REG_SLOTS_MAX     262144 /* entries wanted, lingering or there; some 600 bytes each */
-#define CS_REG_NODES_MAX     16384
-#define CS_REG_FOREIGN_MAX   1000 /* that are remembered; more are counted */
-#define CS_REG_RETRY_MIN_MS  1000 /* of one entry: doubled each time, ± 20 % */
-#define CS_REG_RETRY_MAX_MS  300000
-#define CS_REG_RETRY_STEP_MS 250 /* in steps, so that those that failed together share a call again */
+#define CS_REG_SLOTS_MAX    262144 /* entries wanted, lingering or there; some 600 bytes each */
+#define CS_REG_NODES_MAX    16384
+#define CS_REG_FOREIGN_MAX  1000 /* that are remembered; more are counted */
+#define CS_REG_RETRY_MIN_MS 1000 /* of one entry: doubled each time, ± 20 % */
+#define CS_REG_RETRY_MAX_MS 300000
+#define CS_REG_STEP_MS      250 /* what is due later is due in steps: what failed together shares a call again */
 
 struct cs_reg_rules { /* strings are borrowed */
 	const char *trust_domain;

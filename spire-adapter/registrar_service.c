@@ -348,6 +348,17 @@ void cs_reg_service_idle(struct cs_reg_service *s)
 	}
 }
 
+void cs_reg_service_abort(struct cs_reg_service *s, const struct cs_error *why)
+{
+	struct caller *c, *next;
+	DL_FOREACH_SAFE (s->callers, c, next) {
+		if (c->what != SYNC)
+			continue;
+		end(c, CS_GRPC_UNAVAILABLE, why);
+		forget(c);
+	}
+}
+
 /* ---- life ---- */
 
 static const struct cs_grpc_method methods[] = {

@@ -26,6 +26,8 @@ const struct cs_grpc_service *cs_reg_service_grpc(const struct cs_reg_service *s
 void cs_reg_service_answered(struct cs_reg_service *s, const struct cs_reg_change *change, const struct cs_error *why);
 void cs_reg_service_listed(struct cs_reg_service *s, const struct cs_error *why);
 void cs_reg_service_idle(struct cs_reg_service *s);
+/* Nothing can be written now: who waits for that is told. */
+void cs_reg_service_abort(struct cs_reg_service *s, const struct cs_error *why);
 /* Ends all calls; free after the loop has ended. NULL is fine. */
 void cs_reg_service_close(struct cs_reg_service *s);
 void cs_reg_service_free(struct cs_reg_service *s);
