@@ -369,22 +369,30 @@ static void own_bad(void *data, const char *spiffe_id, const struct cs_error *wh
 		s->own_why = *why;
 }
 
+/* Said, and soon: by the next connection, which fails for it. */
+static void no_own_svid(struct cs_spire_server *s, const struct cs_error *why)
+{
+	cs_spire_server_tls_clear(s->tls, why);
+	if (!cs_spire_server_is_ready(s))
+		cs_grpc_channel_reset(s->channel);
+}
+
 static void own_end(void *data)
 {
 	struct cs_spire_server *s = data;
-	if (s->own_seen)
-		return;
-	cs_spire_server_tls_clear(s->tls, &s->own_why);
-	if (!cs_spire_server_is_ready(s)) /* so that this is what is said, and soon */
-		cs_grpc_channel_reset(s->channel);
+	if (!s->own_seen)
+		no_own_svid(s, &s->own_why);
 }
 
 /* What was issued stays until it expires. */
 static void own_trouble(void *data, const struct cs_error *why)
 {
 	struct cs_spire_server *s = data;
-	if (cs_spire_server_tls_not_after_unix_s(s->tls) == 0)
-		cs_spire_server_tls_clear(s->tls, why);
+	struct cs_error e = *why;
+	if (cs_spire_server_tls_not_after_unix_s(s->tls) != 0)
+		return;
+	cs_error_prefix(&e, "SPIRE's agent gives no own SVID");
+	no_own_svid(s, &e);
 }
 
 static int start_workload(struct cs_spire_server *s, const char *agent_socket, struct cs_error *e)
