@@ -406,33 +406,51 @@ static void copy_config(struct cs_store *s, const struct cs_store_config *config
 	s->clock = s->config.clock = config->clock ? config->clock : &cs_clock_system;
 }
 
-static int open_backend(struct cs_store *s, struct cs_error *e)
-{
-	int r = cs_spiffe_template_check(s->config.spiffe_id_template, s->config.trust_domain, e);
-	if (r == 0)
-		r = s->config.etcd ? cs_backend_etcd_open(&s->config, &s->backend, e)
-				   : cs_backend_sqlite_open(&s->config, &s->backend, e);
-	s->opening = true;
-	if (r == 0)
-		r = read_backend(s, true, NULL, e);
-	s->opening = false;
-	if (r == 0 && s->meta.epoch == 0 && leads(s))
-		r = make_store(s, NULL, e);
-	return r < 0 && s->config.path && !s->config.etcd ? cs_error_prefix(e, "%s", s->config.path) : r;
-}
-
-int cs_store_open(const struct cs_store_config *config, struct cs_store **ret, struct cs_error *e)
+static struct cs_store *store_new(const struct cs_store_config *config)
 {
 	struct cs_store *s = cs_xcalloc(1, sizeof(*s));
 	copy_config(s, config);
 	s->facts = cs_facts_new(s->config.spiffe_id_template, s->config.id_min, s->config.id_max);
-	int r = open_backend(s, e);
-	if (r < 0) {
+	return s;
+}
+
+static int read_first(struct cs_store *s, struct cs_error *e)
+{
+	s->opening = true;
+	int r = read_backend(s, true, NULL, e);
+	s->opening = false;
+	return r == 0 && s->meta.epoch == 0 && leads(s) ? make_store(s, NULL, e) : r;
+}
+
+int cs_store_open_on(
+	const struct cs_store_config *config, struct cs_backend *backend, struct cs_store **ret, struct cs_error *e)
+{
+	struct cs_store *s = store_new(config);
+	s->backend = backend;
+	int r = read_first(s, e);
+	if (r < 0)
 		cs_store_close(s);
-		return r;
-	}
-	*ret = s;
-	return 0;
+	else
+		*ret = s;
+	return r;
+}
+
+int cs_store_open(const struct cs_store_config *config, struct cs_store **ret, struct cs_error *e)
+{
+	struct cs_store *s = store_new(config);
+	int r = cs_spiffe_template_check(s->config.spiffe_id_template, s->config.trust_domain, e);
+	if (r == 0)
+		r = config->etcd ? cs_backend_etcd_open(&s->config, &s->backend, e)
+				 : cs_backend_sqlite_open(&s->config, &s->backend, e);
+	if (r == 0)
+		r = read_first(s, e);
+	if (r < 0 && !config->etcd)
+		cs_error_prefix(e, "%s", config->path);
+	if (r < 0)
+		cs_store_close(s);
+	else
+		*ret = s;
+	return r;
 }
 
 void cs_store_close(struct cs_store *s)

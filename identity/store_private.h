@@ -52,6 +52,10 @@ struct cs_store {
 #define CS_STORE_OP_WRITES_MAX 24
 #define CS_STORE_OP_BYTES_MAX  32768
 
+/* On a backend of one's own, which is taken over: for tests that want faults. */
+CS_MUST_USE int cs_store_open_on(const struct cs_store_config *config, struct cs_backend *backend_take,
+	struct cs_store **ret, struct cs_error *e);
+
 CS_MUST_USE int cs_store_random(uint64_t *ret, struct cs_error *e); /* not 0 */
 
 /* store_changes.c: the revision in the making. */
