@@ -150,6 +150,12 @@ static void on_failed(const struct cs_error *why, void *data)
 	say(json_pack("{s:s, s:s, s:s}", "watch", "failed", "error", strerrorname_np(-why->code), "text", why->text));
 }
 
+static void on_watch_alive(void *data)
+{
+	(void)data;
+	say(json_pack("{s:b}", "alive", 1));
+}
+
 static struct cs_etcd_bytes bytes(const char *s)
 {
 	return strcmp(s, "-") == 0 ? (struct cs_etcd_bytes){0} : (struct cs_etcd_bytes){s, strlen(s)};
@@ -240,7 +246,7 @@ static int do_unkeep(char **a, struct cs_error *e)
 static int do_watch(char **a, struct cs_error *e)
 {
 	static const struct cs_etcd_watch_events events = {
-		.revision = on_revision, .compacted = on_compacted, .failed = on_failed};
+		.revision = on_revision, .compacted = on_compacted, .failed = on_failed, .alive = on_watch_alive};
 	return cs_etcd_watch(program.etcd, bytes(a[2]), bytes(a[3]), atoll(a[4]), strtoull(a[5], NULL, 10), &events,
 		NULL, &program.watch, e);
 }

@@ -2,6 +2,7 @@
 import json
 import os
 import queue
+import random
 import subprocess
 import threading
 import time
@@ -235,6 +236,31 @@ def test_watch_of_a_compacted_revision_says_so(one, client):
     assert c.watched()["watched"] == last
 
 
+@pytest.mark.parametrize("interval", ["100ms", "1h"])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_progress_keeps_a_quiet_watch_from_being_compacted(version, client, interval):
+    """Nothing happens to what is watched, and much to the rest. etcd's notices of progress move the watch on; without them
+    (the twin) it finds its place compacted when it has to connect again."""
+    with Etcd(version, experimental_watch_progress_notify_interval=interval) as etcd:
+        m, c = etcd.members[0], client(*etcd.urls)
+        revision = c.put("/quiet", "1")["revision"]
+        c.send("watch", "/quiet", "-", revision, 0)
+        c.watched()
+        last = [c.put("/loud", "x")["revision"] for _ in range(20)][-1]
+        if interval == "100ms":
+            c.kept.clear()
+            for _ in range(3):  # one may have been under way, and one be the answer to a question
+                c.wait(lambda line: "alive" in line)
+        m.compact(last)
+        m.kill()
+        m.start()
+        if interval == "1h":
+            assert c.watch_ended()["watch"] == "compacted"
+        else:
+            again = m.put("/quiet", "2")
+            assert c.watched()["watched"] == again
+
+
 def test_watch_of_another_store_says_so(one, client):
     c = client(*one.urls)
     revision = c.put("/other", "1")["revision"]
@@ -334,6 +360,32 @@ def test_another_member_takes_over(three, client, how):
     assert c.watched()["events"][0]["value"] == "2"
     c.kept_alive()
     assert c.range("/t")["kvs"]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="cuts a member off by its user: needs root")
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_isolated_member_is_left(version, client):
+    """It answers, and its connections are fine, but it has lost its cluster: watch, lease and calls move on."""
+    etcd = Etcd(version, members=3)
+    lone, other = etcd.members[2], etcd.members[0]
+    lone.run_as(60000 + random.randint(1, 4000))
+    with etcd:
+        etcd.leader()
+        c = client(lone.url, other.url)
+        lease = c.ask("grant", 10)["lease"]
+        revision = c.put("/i", "1", lease)["revision"]
+        c.send("watch", "/i", "-", revision, 0)
+        c.watched()
+        c.send("keep", lease, 10)
+        c.kept_alive()
+        assert member_of(etcd, c) is lone
+        with lone.isolated():
+            while c.put("/i", "2", lease, timeout=2000)["outcome"] != "done":
+                pass
+            assert member_of(etcd, c) is other
+            assert c.watched()["events"][-1]["value"] == "2"
+            c.kept_alive()
+            assert lone.status().get("leader", "0") == "0"  # it is alone indeed
 
 
 def test_a_member_without_its_cluster_is_left(three, client):

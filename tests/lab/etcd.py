@@ -26,6 +26,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from lab import peers, pki
 from lab.daemon import WAIT_S
+from lab.process import as_user
 
 VERSIONS = ("3.4", "3.7")
 HEARTBEAT_MS, ELECTION_MS = 50, 500
@@ -92,15 +93,16 @@ class Member:
         self.scheme = "https" if cluster.ca else "http"
         self.url, self.peer_url = f"{self.scheme}://{self.address}:2379", f"http://{self.address}:2380"
         self.data = cluster.dir / name
-        self.process = None
+        self.process = self.user = None
 
     def start(self, wait=True):
         notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         path = self.cluster.dir / f"{self.name}.notify"
         path.unlink(missing_ok=True)
         notify.bind(str(path))
+        path.chmod(0o777)
         self.log = (self.cluster.dir / f"{self.name}.log").open("ab")
-        self.process = subprocess.Popen(self._command(), stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
+        self.process = subprocess.Popen([*as_user(self.user), *self._command()], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
                                         env={**os.environ, "NOTIFY_SOCKET": str(path), "ETCD_UNSUPPORTED_ARCH": ""})
         self.notify = notify
         if wait:
@@ -120,6 +122,25 @@ class Member:
             args |= {"logger": "zap", "log-level": "warn"}
         return [str(program(c.version)), *(f"--{name}={value}" for name, value in args.items())]
 
+    def run_as(self, user):
+        """Before its start: a user of its own, by whom its packets can be told."""
+        self.user = user
+        self.data.mkdir(mode=0o700)
+        os.chown(self.data, user, user)
+        self.cluster.dir.chmod(0o777)
+
+    @contextlib.contextmanager
+    def isolated(self):
+        """The other members and it do not hear of each other; its clients do. It must run_as a user."""
+        table = f"cs_etcd_{os.getpid()}_{self.user}"
+        rules = "\n".join(f"meta skuid {self.user} tcp {port} 2380 drop" for port in ("dport", "sport"))
+        text = f"table inet {table} {{ chain out {{ type filter hook output priority 0;\n{rules}\n}}\n}}\n"
+        subprocess.run(["nft", "-f", "-"], input=text, text=True, check=True)
+        try:
+            yield
+        finally:
+            subprocess.run(["nft", "delete", "table", "inet", table], check=True)
+
     def wait_ready(self):
         pidfd = os.pidfd_open(self.process.pid)
         try:
@@ -133,7 +154,9 @@ class Member:
         return (self.cluster.dir / f"{self.name}.log").read_text()
 
     def pause(self):
+        """It stands still when this returns."""
         self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
 
     def resume(self):
         self.process.send_signal(signal.SIGCONT)
