@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include "mem.h"
 #include "store.h"
@@ -54,6 +55,7 @@ static int place_open(const struct cs_daemon *d, const char *what, bool must_exi
 {
 	const struct cs_identityd_config *c = d->config;
 	*p = (struct place){0};
+	umask(077); /* a copy is for whom the store is for */
 	int r = cs_identityd_numbers(c, &p->numbers, e);
 	if (r < 0)
 		return r;

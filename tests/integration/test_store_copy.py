@@ -43,6 +43,7 @@ def test_copy_and_back(lab, tmp_path):
     d, before = filled(lab)
     other = tmp_path / "other.db"
     said = store("copy", "sqlite", other, instance=d.instance)
+    assert other.stat().st_mode & 0o777 == 0o600
     assert "copied, and compared" in said and "       3 identities" in said and "       3 endpoints" in said
     # A second time the target is not empty.
     assert "a copy needs an empty one" in store("copy", "sqlite", other, instance=d.instance, code=1)
