@@ -99,7 +99,9 @@ static void on_timer(struct cs_timer *timer)
 
 int64_t cs_directory_silent_ms(const struct cs_directory *d)
 {
-	return d->heard_mono_ms == INT64_MAX ? INT64_MAX : cs_loop_mono_ms(d->loop) - d->heard_mono_ms + d->silent_ms;
+	if (!d->call || d->broken || d->heard_mono_ms == INT64_MAX)
+		return INT64_MAX;
+	return cs_loop_mono_ms(d->loop) - d->heard_mono_ms + d->silent_ms;
 }
 
 int cs_directory_new(struct cs_loop *loop, const char *socket, const struct cs_directory_events *events,

@@ -27,7 +27,7 @@ struct cs_directory_events {
  * freed. */
 CS_MUST_USE int cs_directory_new(struct cs_loop *loop, const char *socket, const struct cs_directory_events *events,
 	struct cs_check *check, struct cs_directory **ret, struct cs_error *e);
-/* For how long the cluster role has been silent, as far as is known here; INT64_MAX: it was never heard. */
+/* For how long the cluster role has been silent, as far as is known here; INT64_MAX: identityd is not heard now. */
 int64_t cs_directory_silent_ms(const struct cs_directory *directory);
 /* The loop ends later. NULL is fine. */
 void cs_directory_close(struct cs_directory *directory);

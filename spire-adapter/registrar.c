@@ -42,6 +42,8 @@ static bool look(struct cs_registrar *r)
 			"this registrar is not active: its identityd is not the leader, or has not been heard yet");
 	else if (!cs_reg_plan_directory_known(r->plan))
 		cs_error_reason(&r->why, -EAGAIN, CS_R_DIRECTORY_STALE, "the directory is not complete yet");
+	else if (silent_ms == INT64_MAX)
+		cs_error_reason(&r->why, -EAGAIN, CS_R_DIRECTORY_STALE, "identityd's directory is away");
 	else if (silent_ms > r->options.max_stale_ms)
 		cs_error_reason(&r->why, -ESTALE, CS_R_DIRECTORY_STALE,
 			"the cluster role has been silent for %lld s; nothing is written on what was known then",
@@ -85,7 +87,7 @@ static void leader_changed(void *data)
 	struct cs_registrar *r = data;
 	cs_info(cs_leader_is(r->leader) ? "this registrar is active" : "this registrar is not active any more");
 	cs_reg_plan_set_needs_list(r->plan); /* another one wrote, or will */
-	cs_reg_work_kick(r->work);
+	cs_reg_work_list_twice(r->work);
 }
 
 static void on_spire(void *data, const struct cs_error *why)

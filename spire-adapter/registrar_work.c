@@ -24,7 +24,7 @@ struct cs_reg_work {
 	size_t nbatches;
 	bool held, idle, closing;
 	/* lists */
-	bool listing, list_now;
+	bool listing, list_now, list_again;
 	int64_t list_began_mono_ms, next_list_mono_ms;
 	unsigned list_failures;
 	struct cs_error list_error; /* of this list, by ourselves */
@@ -101,6 +101,9 @@ static void list_ended(struct cs_reg_work *w, const struct cs_error *why)
 		w->held = w->held && cs_reg_plan_foreign(plan) > 0;
 		if (w->held)
 			wait_ms = CS_REG_FOREIGN_MS;
+		else if (w->list_again && CS_REG_AGAIN_MS < wait_ms)
+			wait_ms = CS_REG_AGAIN_MS;
+		w->list_again = false;
 	}
 	w->next_list_mono_ms = now + wait_ms;
 	w->options.events.listed(w->options.events.data, why);
@@ -354,6 +357,12 @@ void cs_reg_work_list(struct cs_reg_work *w)
 	w->list_now = true;
 	w->idle = false;
 	cs_reg_work_kick(w);
+}
+
+void cs_reg_work_list_twice(struct cs_reg_work *w)
+{
+	w->list_again = true;
+	cs_reg_work_list(w);
 }
 
 bool cs_reg_work_is_held(const struct cs_reg_work *w)

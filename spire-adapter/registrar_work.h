@@ -18,6 +18,7 @@
 #define CS_REG_PAUSE_MIN_MS    1000 /* after a call that failed as a whole; doubled up to */
 #define CS_REG_PAUSE_MAX_MS    10000
 #define CS_REG_FOREIGN_MS      30000 /* while foreign entries are in the way: look again */
+#define CS_REG_AGAIN_MS        30000 /* to the second of two lists */
 #define CS_REG_AGENTS_MS       10000 /* between two lists of agents */
 
 struct cs_reg_work_events {
@@ -50,6 +51,8 @@ CS_MUST_USE int cs_reg_work_new(
 void cs_reg_work_kick(struct cs_reg_work *w);
 /* List now, whenever the last time was. */
 void cs_reg_work_list(struct cs_reg_work *w);
+/* List now, and soon again: another registrar wrote until a moment ago, and may have a write under way. */
+void cs_reg_work_list_twice(struct cs_reg_work *w);
 /* Foreign entries hold us back: no list without them has been seen yet. */
 bool cs_reg_work_is_held(const struct cs_reg_work *w);
 /* The last list or call failed as a whole; NULL: it did not. */

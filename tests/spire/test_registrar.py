@@ -214,6 +214,21 @@ def test_a_silent_cluster_stops_all_writes(home):
     wait_for(lambda: not home.ours(), "it goes on")
 
 
+def test_without_identityd_nothing_is_deleted(home):
+    home.say(node("n1"), number(A), placement(A, "n1"))
+    r = right(home.registrar("registrar.linger=3s"), 1)
+    home.identityd.push(deleted(placement(A, "n1")))
+    wait_for(lambda: r.count("lingering") == 1, "lingering")
+    home.identityd.stop()  # it may be placed there again, and who would tell?
+    home.gone(home.identityd)
+    wait_for(lambda: "away" in r.check("entries").reason.detail, r.status)
+    wait_for(lambda: r.count("lingering") == 0, "its time is over")
+    assert set(home.ours()) == {f"{A}@n1"} and r.writes()["delete"] == 0
+    home.say(node("n1"), number(A), placement(A, "n1"))
+    right(r, 1)
+    assert r.writes() == {"create": 1, "update": 0, "delete": 0}
+
+
 def test_beside_a_follower_nothing_is_written(home):
     home.say(node("n1"), number(A), placement(A, "n1"))
     home.identityd.role = "all, follower"
