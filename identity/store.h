@@ -97,7 +97,8 @@ struct cs_store_gc {
 	bool more; /* max was met */
 };
 
-/* What is asked is borrowed from the caller and must live until the answer; what is answered belongs to the op. */
+/* What is asked is borrowed from the caller, never from cs_store_facts (which may change before it is its turn), and must
+ * live until the answer; what is answered belongs to the op. */
 struct cs_store_op {
 	enum cs_store_kind kind;
 	struct cs_store_node node;
