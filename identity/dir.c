@@ -6,16 +6,81 @@
 
 /* --- shared records --- */
 
-struct cs_rec *cs_rec_new_take(cs_record *record, const char *key)
+static size_t varint_pack(uint32_t value, uint8_t out[5])
 {
-	size_t n = strlen(key) + 1;
-	struct cs_rec *rec = cs_xcalloc(1, offsetof(struct cs_rec, key) + n);
+	size_t n = 0;
+	for (; value >= 0x80; value >>= 7)
+		out[n++] = (uint8_t)(value | 0x80);
+	out[n++] = (uint8_t)value;
+	return n;
+}
+
+static uint32_t identity_of(const cs_record *record)
+{
+	switch (cs_record_kind(record)) {
+	case COUNTERSIGN__V1__KIND__KIND_PLACEMENT:
+		return record->placement->identity;
+	case COUNTERSIGN__V1__KIND__KIND_POLICY_ROW:
+		return record->policy_row->local;
+	case COUNTERSIGN__V1__KIND__KIND_POLICY_DEFAULT:
+		return record->policy_default->local;
+	default:
+		return 0;
+	}
+}
+
+struct cs_rec *cs_rec_new(const cs_record *record, const char *key)
+{
+	size_t n = countersign__v1__record__get_packed_size(record), nkey = strlen(key);
+	uint8_t length[5];
+	size_t nlength = varint_pack((uint32_t)n, length);
+	struct cs_rec *rec = cs_xcalloc(1, offsetof(struct cs_rec, key) + nkey + 1 + nlength + n);
 	rec->refs = 1;
 	rec->kind = (uint8_t)cs_record_kind(record);
-	rec->msg = record;
-	rec->packed = (uint32_t)countersign__v1__record__get_packed_size(record) + 6;
-	memcpy(rec->key, key, n);
+	rec->deleted = record->deleted;
+	rec->identity = identity_of(record);
+	rec->nkey = (uint16_t)nkey;
+	rec->nframed = (uint32_t)(nlength + n);
+	memcpy(rec->key, key, nkey + 1);
+	memcpy(rec->key + nkey + 1, length, nlength);
+	countersign__v1__record__pack(record, (uint8_t *)rec->key + nkey + 1 + nlength);
 	return rec;
+}
+
+cs_record *cs_rec_unpack(const struct cs_rec *rec)
+{
+	const uint8_t *at = cs_rec_framed(rec), *end = at + rec->nframed;
+	while (*at++ & 0x80) /* the length */
+		;
+	return cs_record_unpack(at, (size_t)(end - at));
+}
+
+struct cs_rec *cs_rec_gone(const struct cs_rec *rec)
+{
+	cs_record *record = cs_rec_unpack(rec), *gone = cs_record_copy(record, true);
+	struct cs_rec *ret = cs_rec_new(gone, rec->key);
+	cs_record_free(gone);
+	cs_record_free(record);
+	return ret;
+}
+
+/* "placement/256/n1" */
+const char *cs_rec_placement_node(const struct cs_rec *rec)
+{
+	return strchr(strchr(rec->key, '/') + 1, '/') + 1;
+}
+
+/* Kept with the record: few are looked into, and those often. */
+static const cs_record *look(struct cs_rec *rec)
+{
+	if (!rec->msg)
+		rec->msg = cs_rec_unpack(rec);
+	return rec->msg;
+}
+
+static bool same(const struct cs_rec *a, const struct cs_rec *b)
+{
+	return a->nframed == b->nframed && memcmp(cs_rec_framed(a), cs_rec_framed(b), a->nframed) == 0;
 }
 
 struct cs_rec *cs_rec_ref(struct cs_rec *rec)
@@ -91,11 +156,9 @@ static bool is_policy(Countersign__V1__Kind kind)
 
 static void link_local(struct cs_directory *dir, struct cs_entry *entry)
 {
-	const cs_record *msg = entry->rec->msg;
 	if (!is_policy(entry->rec->kind))
 		return;
-	uint32_t id = entry->rec->kind == COUNTERSIGN__V1__KIND__KIND_POLICY_ROW ? msg->policy_row->local
-										 : msg->policy_default->local;
+	uint32_t id = entry->rec->identity;
 	struct cs_local *local;
 	HASH_FIND(hh, dir->locals, &id, sizeof(id), local);
 	if (!local) {
@@ -123,26 +186,27 @@ bool cs_host_has(const struct cs_host *host, uint32_t identity)
 	return placed != NULL;
 }
 
-static void link_placement(struct cs_directory *dir, const Countersign__V1__Placement *placement)
+static void link_placement(struct cs_directory *dir, const struct cs_rec *rec)
 {
+	const char *node = cs_rec_placement_node(rec);
 	struct cs_host *host;
-	HASH_FIND_STR(dir->hosts, placement->node, host);
+	HASH_FIND_STR(dir->hosts, node, host);
 	if (!host) {
 		host = cs_xcalloc(1, sizeof(*host));
-		host->node = cs_xstrdup(placement->node);
+		host->node = cs_xstrdup(node);
 		HASH_ADD_KEYPTR(hh, dir->hosts, host->node, strlen(host->node), host);
 	}
 	struct cs_placed *placed = cs_xcalloc(1, sizeof(*placed));
-	placed->identity = placement->identity;
+	placed->identity = rec->identity;
 	HASH_ADD(hh, host->placed, identity, sizeof(placed->identity), placed);
 }
 
-static void unlink_placement(struct cs_directory *dir, const Countersign__V1__Placement *placement)
+static void unlink_placement(struct cs_directory *dir, const struct cs_rec *rec)
 {
 	struct cs_host *host;
 	struct cs_placed *placed;
-	HASH_FIND_STR(dir->hosts, placement->node, host);
-	HASH_FIND(hh, host->placed, &placement->identity, sizeof(placement->identity), placed);
+	HASH_FIND_STR(dir->hosts, cs_rec_placement_node(rec), host);
+	HASH_FIND(hh, host->placed, &rec->identity, sizeof(rec->identity), placed);
 	HASH_DEL(host->placed, placed);
 	free(placed);
 	if (host->placed)
@@ -155,7 +219,7 @@ static void unlink_placement(struct cs_directory *dir, const Countersign__V1__Pl
 static void remove_entry(struct cs_directory *dir, struct cs_entry *entry)
 {
 	if (entry->rec->kind == COUNTERSIGN__V1__KIND__KIND_PLACEMENT)
-		unlink_placement(dir, entry->rec->msg->placement);
+		unlink_placement(dir, entry->rec);
 	struct cs_local *local = entry->rule ? entry->rule->local : NULL;
 	if (local) {
 		DL_DELETE(local->rules, entry->rule);
@@ -198,13 +262,13 @@ static void insert_entry(struct cs_directory *dir, struct cs_rec *rec)
 	struct cs_entry *entry = cs_xcalloc(1, sizeof(*entry));
 	entry->rec = rec;
 	rec->seen = true;
-	HASH_ADD_KEYPTR(hh, dir->entries, rec->key, strlen(rec->key), entry);
+	HASH_ADD_KEYPTR(hh, dir->entries, rec->key, rec->nkey, entry);
 	DL_APPEND2(dir->kinds[rec->kind], entry, kprev, knext);
 	dir->counts[rec->kind]++;
 	dir->counts[0]++;
 	link_local(dir, entry);
 	if (rec->kind == COUNTERSIGN__V1__KIND__KIND_PLACEMENT)
-		link_placement(dir, rec->msg->placement);
+		link_placement(dir, rec);
 }
 
 int cs_dir_put_take(struct cs_directory *dir, cs_record *record, struct cs_error *e)
@@ -216,20 +280,19 @@ int cs_dir_put_take(struct cs_directory *dir, cs_record *record, struct cs_error
 		return cs_error_set(e, -EINVAL, "a directory record without a kind or a key");
 	}
 	struct cs_entry *entry = cs_dir_entry(dir, key);
-	if (entry && cs_record_equal(entry->rec->msg, record)) {
+	struct cs_rec *rec = cs_rec_new(record, key);
+	free(key);
+	cs_record_free(record);
+	if (entry && same(entry->rec, rec)) {
 		entry->rec->seen = true;
-		free(key);
-		cs_record_free(record);
+		cs_rec_unref(rec);
 		return 0;
 	}
 	if (!entry && dir->counts[0] >= dir->limits.records) {
-		free(key);
-		cs_record_free(record);
+		cs_rec_unref(rec);
 		return cs_error_reason(
 			e, -ENOSPC, CS_R_TOO_MANY, "the directory is full: it holds %zu records", dir->counts[0]);
 	}
-	struct cs_rec *rec = cs_rec_new_take(record, key);
-	free(key);
 	if (entry) /* the hash borrows the key of the record, so the entry is made anew */
 		remove_entry(dir, entry);
 	insert_entry(dir, rec);
@@ -239,8 +302,7 @@ int cs_dir_put_take(struct cs_directory *dir, cs_record *record, struct cs_error
 
 static void delete_entry(struct cs_directory *dir, struct cs_entry *entry)
 {
-	cs_record *gone = cs_record_copy(entry->rec->msg, true);
-	log_change(dir, cs_rec_new_take(gone, entry->rec->key));
+	log_change(dir, cs_rec_gone(entry->rec));
 	remove_entry(dir, entry);
 }
 
@@ -327,7 +389,7 @@ const cs_record *cs_dir_get(const struct cs_directory *dir, const cs_record *rec
 	char *key = cs_record_key(record);
 	struct cs_entry *entry = key ? cs_dir_entry(dir, key) : NULL;
 	free(key);
-	return entry ? entry->rec->msg : NULL;
+	return entry ? look(entry->rec) : NULL;
 }
 
 const Countersign__V1__Identity *cs_dir_identity(const struct cs_directory *dir, uint32_t id)
@@ -335,7 +397,7 @@ const Countersign__V1__Identity *cs_dir_identity(const struct cs_directory *dir,
 	char key[32];
 	snprintf(key, sizeof(key), "identity/%u", id);
 	struct cs_entry *entry = cs_dir_entry(dir, key);
-	return entry ? entry->rec->msg->identity : NULL;
+	return entry ? look(entry->rec)->identity : NULL;
 }
 
 const Countersign__V1__Node *cs_dir_node(const struct cs_directory *dir, const char *name)
@@ -343,7 +405,7 @@ const Countersign__V1__Node *cs_dir_node(const struct cs_directory *dir, const c
 	char key[CS_NODE_NAME_BYTES + 8];
 	snprintf(key, sizeof(key), "node/%s", name);
 	struct cs_entry *entry = cs_dir_entry(dir, key);
-	return entry ? entry->rec->msg->node : NULL;
+	return entry ? look(entry->rec)->node : NULL;
 }
 
 const Countersign__V1__Placement *cs_dir_placement(const struct cs_directory *dir, uint32_t identity, const char *node)
@@ -351,14 +413,17 @@ const Countersign__V1__Placement *cs_dir_placement(const struct cs_directory *di
 	char key[CS_NODE_NAME_BYTES + 32];
 	snprintf(key, sizeof(key), "placement/%u/%s", identity, node);
 	struct cs_entry *entry = cs_dir_entry(dir, key);
-	return entry ? entry->rec->msg->placement : NULL;
+	return entry ? look(entry->rec)->placement : NULL;
 }
 
 void cs_dir_each(const struct cs_directory *dir, Countersign__V1__Kind kind,
 	void (*fn)(void *data, const cs_record *record), void *data)
 {
-	for (const struct cs_entry *entry = dir->kinds[kind]; entry; entry = entry->knext)
-		fn(data, entry->rec->msg);
+	for (const struct cs_entry *entry = dir->kinds[kind]; entry; entry = entry->knext) {
+		cs_record *record = cs_rec_unpack(entry->rec);
+		fn(data, record);
+		cs_record_free(record);
+	}
 }
 
 void cs_dir_watch(struct cs_directory *dir, struct cs_dir_watch *watch)
@@ -383,7 +448,12 @@ void cs_dir_replace_begin(struct cs_directory *dir)
 void cs_dir_replace_end(struct cs_directory *dir, bool (*keep)(const cs_record *, void *), void *data)
 {
 	struct cs_entry *entry, *tmp;
-	HASH_ITER (hh, dir->entries, entry, tmp)
-		if (!entry->rec->seen && !(keep && keep(entry->rec->msg, data)))
+	HASH_ITER (hh, dir->entries, entry, tmp) {
+		if (entry->rec->seen)
+			continue;
+		cs_record *record = cs_rec_unpack(entry->rec);
+		if (!keep || !keep(record, data))
 			delete_entry(dir, entry);
+		cs_record_free(record);
+	}
 }

@@ -71,6 +71,7 @@ void cs_dir_replace_end(struct cs_directory *dir, bool (*keep)(const cs_record *
 /* A deep copy, in one piece of memory; with key_only just the key fields, and `deleted`. Freed by cs_record_free, which
  * takes nothing else. */
 cs_record *cs_record_copy(const cs_record *record, bool key_only);
+cs_record *cs_record_unpack(const uint8_t *bytes, size_t n); /* of bytes that are a record */
 void cs_record_free(cs_record *record);
 bool cs_record_equal(const cs_record *a, const cs_record *b);
 Countersign__V1__Kind cs_record_kind(const cs_record *record);
@@ -91,7 +92,8 @@ struct cs_cursor *cs_cursor_new(struct cs_directory *dir, const struct cs_follow
 void cs_cursor_free(struct cs_cursor *cursor);
 
 struct cs_batch {
-	Countersign__V1__DirectoryBatch msg; /* silent_ms is the sender's to fill */
+	Countersign__V1__DirectoryBatch msg; /* silent_ms is the sender's to fill; packs with its records */
+	size_t n;                            /* records */
 	Countersign__V1__Position position;
 	bool last; /* `once` is served */
 };
@@ -99,6 +101,8 @@ struct cs_batch {
  * -EOVERFLOW: the changes that it needs are gone, the follower was too slow. A cursor that resumes gets its deltas
  * merged: what changed twice is there once. */
 CS_MUST_USE int cs_cursor_next(struct cs_cursor *cursor, size_t max_bytes, struct cs_batch *ret, struct cs_error *e);
+/* The records as messages, in msg.records, borrowed as the batch is: for who looks into them instead of packing. */
+void cs_cursor_unpack(struct cs_cursor *cursor, struct cs_batch *batch);
 /* Would the next batch begin a full state, is one under way? It is what costs memory: a list of all records. */
 bool cs_cursor_begins_full(const struct cs_cursor *cursor);
 bool cs_cursor_in_full(const struct cs_cursor *cursor);

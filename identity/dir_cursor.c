@@ -18,8 +18,9 @@ struct cs_cursor {
 	uint64_t to;        /* ... and will, when pending is sent */
 	struct cs_rec **pending;
 	size_t npending, cap, next;
-	cs_record **lent; /* the array of the last batch */
-	size_t lentcap;
+	ProtobufCMessageUnknownField *fields; /* the records of the last batch */
+	cs_record **lent;                     /* ... unpacked, if anybody asked */
+	size_t fieldscap, nlent;
 };
 
 struct cs_cursor *cs_cursor_new(struct cs_directory *dir, const struct cs_follow *follow)
@@ -45,11 +46,20 @@ static void drop_pending(struct cs_cursor *c)
 		c->pending = NULL;
 		c->cap = 0;
 	}
-	if (c->lentcap > KEPT_MAX) {
-		free(c->lent);
-		c->lent = NULL;
-		c->lentcap = 0;
+	if (c->fieldscap > KEPT_MAX) {
+		free(c->fields);
+		c->fields = NULL;
+		c->fieldscap = 0;
 	}
+}
+
+static void drop_lent(struct cs_cursor *c)
+{
+	for (size_t i = 0; i < c->nlent; i++)
+		cs_record_free(c->lent[i]);
+	free(c->lent);
+	c->lent = NULL;
+	c->nlent = 0;
 }
 
 void cs_cursor_free(struct cs_cursor *c)
@@ -57,8 +67,9 @@ void cs_cursor_free(struct cs_cursor *c)
 	if (!c)
 		return;
 	drop_pending(c);
+	drop_lent(c);
 	free(c->pending);
-	free(c->lent);
+	free(c->fields);
 	free(c);
 }
 
@@ -78,13 +89,9 @@ static void add_take(struct cs_cursor *c, struct cs_rec *rec)
 
 static bool policy_of(const struct cs_rec *rec, uint32_t *local)
 {
-	if (rec->kind == COUNTERSIGN__V1__KIND__KIND_POLICY_ROW)
-		*local = rec->msg->policy_row->local;
-	else if (rec->kind == COUNTERSIGN__V1__KIND__KIND_POLICY_DEFAULT)
-		*local = rec->msg->policy_default->local;
-	else
-		return false;
-	return true;
+	*local = rec->identity;
+	return rec->kind == COUNTERSIGN__V1__KIND__KIND_POLICY_ROW ||
+	       rec->kind == COUNTERSIGN__V1__KIND__KIND_POLICY_DEFAULT;
 }
 
 static void collect_policy_of(struct cs_cursor *c, uint32_t identity)
@@ -154,7 +161,7 @@ static void collect_moved(struct cs_cursor *c, uint32_t identity, struct met **m
 		if (here)
 			add_take(c, cs_rec_ref(entry->rec));
 		else
-			add_take(c, cs_rec_new_take(cs_record_copy(entry->rec->msg, true), entry->rec->key));
+			add_take(c, cs_rec_gone(entry->rec));
 	}
 }
 
@@ -169,8 +176,8 @@ static void collect_changes(struct cs_cursor *c)
 	for (size_t i = first; i < dir->nchanges; i++) {
 		struct cs_rec *rec = cs_dir_change(dir, i)->rec;
 		if (rec->kind == COUNTERSIGN__V1__KIND__KIND_PLACEMENT &&
-			strcmp(rec->msg->placement->node, c->node) == 0 && meet(&moved, rec->key))
-			collect_moved(c, rec->msg->placement->identity, &met);
+			strcmp(cs_rec_placement_node(rec), c->node) == 0 && meet(&moved, rec->key))
+			collect_moved(c, rec->identity, &met);
 	}
 	for (size_t i = dir->nchanges; i > first; i--) {
 		struct cs_rec *rec = cs_dir_change(dir, i - 1)->rec;
@@ -178,7 +185,7 @@ static void collect_changes(struct cs_cursor *c)
 		if (!wants(c, rec->kind))
 			continue;
 		/* A row that goes is said even if its identity was never here: harmless, and else one could be missed. */
-		if (policy_of(rec, &local) && !rec->msg->deleted && !cs_host_has(host, local))
+		if (policy_of(rec, &local) && !rec->deleted && !cs_host_has(host, local))
 			continue;
 		if (meet(&met, rec->key))
 			add_take(c, cs_rec_ref(rec));
@@ -254,8 +261,28 @@ static void batch_init(struct cs_cursor *c, struct cs_batch *ret, uint64_t revis
 	ret->msg.position = &ret->position;
 }
 
+#define RECORDS 2 /* the number of DirectoryBatch.records */
+
+static size_t packed_size(const struct cs_rec *rec)
+{
+	return 1 + rec->nframed;
+}
+
+void cs_cursor_unpack(struct cs_cursor *c, struct cs_batch *batch)
+{
+	drop_lent(c);
+	c->lent = cs_xcalloc(batch->n, sizeof(*c->lent));
+	for (size_t i = 0; i < batch->n; i++)
+		c->lent[c->nlent++] = cs_rec_unpack(c->pending[c->next - batch->n + i]);
+	batch->msg.records = c->lent;
+	batch->msg.n_records = batch->n;
+	batch->msg.base.unknown_fields = NULL;
+	batch->msg.base.n_unknown_fields = 0;
+}
+
 int cs_cursor_next(struct cs_cursor *c, size_t max_bytes, struct cs_batch *ret, struct cs_error *e)
 {
+	drop_lent(c);
 	if (c->started && c->at == c->to && c->follow.once)
 		return 0;
 	if (c->next == c->npending) {
@@ -265,17 +292,24 @@ int cs_cursor_next(struct cs_cursor *c, size_t max_bytes, struct cs_batch *ret, 
 	}
 	batch_init(c, ret, c->to);
 	size_t bytes = 64, n = 0, left = c->npending - c->next;
-	while (n < left && (n == 0 || bytes + c->pending[c->next + n]->packed <= max_bytes))
-		bytes += c->pending[c->next + n++]->packed;
-	if (n > c->lentcap) {
-		c->lentcap = n;
-		c->lent = cs_xrealloc(c->lent, n, sizeof(*c->lent));
+	while (n < left && (n == 0 || bytes + packed_size(c->pending[c->next + n]) <= max_bytes))
+		bytes += packed_size(c->pending[c->next + n++]);
+	if (n > c->fieldscap) {
+		c->fieldscap = n;
+		c->fields = cs_xrealloc(c->fields, n, sizeof(*c->fields));
 	}
-	for (size_t i = 0; i < n; i++)
-		c->lent[i] = c->pending[c->next + i]->msg;
+	for (size_t i = 0; i < n; i++) {
+		const struct cs_rec *rec = c->pending[c->next + i];
+		c->fields[i] = (ProtobufCMessageUnknownField){.tag = RECORDS,
+			.wire_type = PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED,
+			.len = rec->nframed,
+			.data = (uint8_t *)cs_rec_framed(rec)};
+	}
 	c->next += n;
-	ret->msg.records = c->lent;
-	ret->msg.n_records = n;
+	ret->n = n;
+	/* Packed already: protobuf-c puts them in as they are. */
+	ret->msg.base.unknown_fields = c->fields;
+	ret->msg.base.n_unknown_fields = (unsigned)n;
 	if (c->next == c->npending) {
 		ret->msg.complete = true;
 		ret->msg.synced = c->full;

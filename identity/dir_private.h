@@ -9,13 +9,18 @@
 
 #define CS_KINDS 11
 
-/* A record that several hold: the state, the changes and the followers it is being sent to. */
+/* A record that several hold: the state, the changes and the followers it is being sent to. There are hundreds of
+ * thousands, and each goes to thousands of followers: it is kept as the bytes that a batch has of it, and unpacked only
+ * for those who look into it. */
 struct cs_rec {
 	unsigned refs;
-	uint32_t packed; /* bytes inside a batch, framing included */
-	cs_record *msg;
 	uint8_t kind; /* Countersign__V1__Kind */
-	bool seen;    /* in the state: by the replacement under way */
+	bool deleted;
+	bool seen;         /* in the state: by the replacement under way */
+	uint32_t identity; /* of a placement; the local one of a policy row or default */
+	uint32_t nframed;  /* its length and the packed record, behind the key and its NUL */
+	cs_record *msg;    /* once somebody looked */
+	uint16_t nkey;
 	char key[];
 };
 
@@ -52,7 +57,7 @@ struct cs_local {
 
 struct cs_change {
 	uint64_t revision;
-	struct cs_rec *rec; /* msg->deleted: it went away */
+	struct cs_rec *rec; /* deleted: it went away */
 };
 
 struct cs_directory {
@@ -69,7 +74,15 @@ struct cs_directory {
 	struct cs_dir_watch *watchers;
 };
 
-struct cs_rec *cs_rec_new_take(cs_record *record, const char *key); /* the record only */
+struct cs_rec *cs_rec_new(const cs_record *record, const char *key);
+/* That it went away: nothing but the key fields. */
+struct cs_rec *cs_rec_gone(const struct cs_rec *rec);
+cs_record *cs_rec_unpack(const struct cs_rec *rec); /* for cs_record_free */
+const char *cs_rec_placement_node(const struct cs_rec *rec);
+static inline const uint8_t *cs_rec_framed(const struct cs_rec *rec)
+{
+	return (const uint8_t *)rec->key + rec->nkey + 1;
+}
 struct cs_rec *cs_rec_ref(struct cs_rec *rec);
 void cs_rec_unref(struct cs_rec *rec);
 const struct cs_change *cs_dir_change(const struct cs_directory *dir, size_t i); /* 0: the oldest */

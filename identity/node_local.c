@@ -68,8 +68,10 @@ static void pump(struct local *l)
 	struct cs_batch batch;
 	struct cs_error e;
 	int r;
-	while ((r = cs_cursor_next(l->cursor, CS_BATCH_BYTES_MAX, &batch, &e)) == 1)
+	while ((r = cs_cursor_next(l->cursor, CS_BATCH_BYTES_MAX, &batch, &e)) == 1) {
+		cs_cursor_unpack(l->cursor, &batch);
 		cs_node_link_batch(l->node, &batch.msg);
+	}
 	if (r < 0) { /* cannot be too slow, but if it is: from the start */
 		cs_cursor_free(l->cursor);
 		l->cursor = cs_cursor_new(

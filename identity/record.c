@@ -178,7 +178,7 @@ static cs_record *unpack_into(struct piece *p, const uint8_t *bytes, size_t n)
 }
 
 /* Unpacked twice: the first time tells how much it takes. The record itself comes first in its piece. */
-static cs_record *unpack(const uint8_t *bytes, size_t n)
+cs_record *cs_record_unpack(const uint8_t *bytes, size_t n)
 {
 	struct piece scratch = {.room = 64 * n + 4096}; /* a nested message of 2 bytes becomes one of 100 */
 	scratch.bytes = cs_mem_check(malloc(scratch.room));
@@ -199,7 +199,7 @@ cs_record *cs_record_copy(const cs_record *record, bool key_only)
 	size_t n = countersign__v1__record__get_packed_size(record);
 	uint8_t *bytes = cs_xcalloc(1, n);
 	countersign__v1__record__pack(record, bytes);
-	cs_record *copy = unpack(bytes, n);
+	cs_record *copy = cs_record_unpack(bytes, n);
 	free(bytes);
 	return copy;
 }

@@ -58,7 +58,7 @@ def loading(folder):
     for last in [False] * (STARTS - 1) + [True]:
         start = time.monotonic()
         node = Identityd(folder / "n", role="node", node="n", settings={
-            **ca.node("n"), "cluster.server": f"127.0.0.1:{cluster.port}", "node.addresses": "10.0.0.2"})
+            **ca.node("n"), "cluster.server": f"127.0.0.1:{cluster.port}", "node.addresses": "192.0.2.2"})
         f = node.follow(kinds=[D.KIND_NODE]).wait_synced()
         synced.append((time.monotonic() - start) * 1000)
         f.close()
