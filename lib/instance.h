@@ -4,6 +4,7 @@
  *	DIR/identityd/{status,directory,endpoints}.sock, DIR/identityd/state/
  *	DIR/spire-adapter/{status,svids,sign}.sock
  *	DIR/authd/{status,auth}.sock
+ *	DIR/registrar/{status,entries}.sock
  *	DIR/<daemon>/lock
  *
  * The last component of DIR names the instance: <bpffs>/countersign/<name>/v<abi>/. */
