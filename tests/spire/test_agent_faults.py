@@ -289,7 +289,7 @@ def test_endless_duplicates(home, node):
     while time.monotonic() < end:  # no synchronisation: this is how long it lasts
         begin = time.monotonic()
         assert node.sign(svid) == 0 and node.adapter.once().svids[A].generation == svid.generation
-        assert time.monotonic() - begin < 5, "it has time for others"
+        assert time.monotonic() - begin < 10, "it has time for others"
     assert node.agent.state()["messages"] > seen
     assert rss_kib(node.adapter.pid) - before < GROWTH_KIB
     recovers(node)
