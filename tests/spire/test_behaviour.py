@@ -104,7 +104,7 @@ def test_an_entry_comes_changes_and_goes(home):
     assert paths(stream.next()) == paths(other.next()) == []
     entry = home.spire.entry(home.agent, "/a", A)
     first = stream.until(paths)
-    assert [paths(m) for m in first] == [[], ["/a"]], "a repeat of the old set comes before the new one"
+    assert not any(map(paths, first[:-1])), "a repeat of the old set comes before the new one; on a busy machine it may be skipped"
     [svid] = first[-1].x509_svids
     assert len(svid.x509_svid.cert_chain) == 1 and len(svid.x509_svid_key) == 138 and list(first[-1].federates_with) == []
     home.spire.update(entry, home.agent, "/a", A)  # nothing differs
@@ -179,7 +179,7 @@ def test_authorities(home):
     repeated = bundle.next()
     assert roots(certificates(repeated)[own]) == 2, "which one is tainted is not said"
     said = matched.until(lambda m: paths(m) and leaf(m) != leaf(before))
-    assert leaf(said[0]) == leaf(before), "a duplicate, and only then the new one"
+    assert all(not paths(m) or leaf(m) == leaf(before) for m in said[:-1]), "duplicates and a gap, and then the new one"
     home.spire.step("revoke", old)
     assert bundle.until(lambda m: roots(certificates(m)[own]) == 1)
 
