@@ -120,8 +120,7 @@ static int follow(struct follower *f, size_t max_bytes)
 	size_t n = 0;
 	while ((r = cs_cursor_next(f->cursor, max_bytes, &batch, &e)) == 1) {
 		f->batches++;
-		assert_true(countersign__v1__directory_batch__get_packed_size(&batch.msg) <= max_bytes ||
-			    batch.n == 1);
+		assert_true(countersign__v1__directory_batch__get_packed_size(&batch.msg) <= max_bytes || batch.n == 1);
 		cs_cursor_unpack(f->cursor, &batch);
 		for (size_t i = 0; i < batch.msg.n_records; i++)
 			waiting[n++] = cs_record_copy(batch.msg.records[i], false);
