@@ -287,8 +287,13 @@ static int run_register(struct cs_cli *cli, struct cs_error *e)
 	if (read_registration(cli, &r, e) == 0)
 		code = cs_cli_ask(
 			cli, &cs_service_endpoints, "RegisterEndpoint", &r.request.base, take_status, &r, &status, e);
-	if (code != CS_CLI_USAGE && status.code == CS_GRPC_DEADLINE_EXCEEDED && explain_wait(cli, &r, e))
+	struct cs_error said = *e;
+	bool quarantined = status.reason == CS_R_ADDRESS_IN_QUARANTINE; /* at once: it is longer than we wait */
+	if (code != CS_CLI_USAGE && (quarantined || status.code == CS_GRPC_DEADLINE_EXCEEDED) &&
+		explain_wait(cli, &r, e)) {
 		code = CS_CLI_NOT_YET;
+		*e = quarantined ? said : *e;
+	}
 	if (r.answer)
 		show(cli, r.answer);
 	for (size_t i = 0; i < LABELS; i++)

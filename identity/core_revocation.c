@@ -58,15 +58,11 @@ int cs_core_revocation_fill(struct cs_core *core, struct cs_ask *ask)
 	int result = cs_revocation_check(r, cs_core_now_unix_ms(core) / 1000, core->config->svid_max_life_ms / 1000, e);
 	if (result == 0)
 		result = check_is_there(core, r, e);
-	if (result == 0 && cs_facts_count(cs_store_facts(core->store), CS_FACT_REVOCATION) >= CS_REVOCATIONS_MAX)
-		result = cs_error_reason(e, -ENOSPC, CS_R_TOO_MANY,
-			"there are %d revocations; remove some, or revoke a node or an authority instead of each "
-			"identity",
-			CS_REVOCATIONS_MAX);
 	if (result < 0)
 		return result;
 	set_text(&r->id, random_id());
 	set_text(&r->who, who(ask->uid));
+	free(ask->body);
 	ask->nbody = countersign__v1__revocation__get_packed_size(r);
 	ask->body = cs_xcalloc(1, ask->nbody);
 	countersign__v1__revocation__pack(r, ask->body);

@@ -5,11 +5,10 @@
 /* Numeric identities of label sets (facts of Cilium's numbering: 1-255 are reserved or fixed). */
 #define CS_IDENTITY_MIN       256u
 #define CS_IDENTITY_MAX       65535u
-#define CS_NODE_NAME_BYTES    253   /* a DNS name */
-#define CS_ENDPOINT_ID_MAX    128   /* becomes part of keys, logs and a file's content */
-#define CS_REVOCATIONS_MAX    10000 /* each node holds all of them, and asks each of them of each verdict */
-#define CS_INTERFACE_MAX      15    /* IFNAMSIZ - 1 */
-#define CS_FAMILY_ADDRS_MAX   4     /* addresses of an endpoint, per family: what its map row holds */
+#define CS_NODE_NAME_BYTES    253 /* a DNS name */
+#define CS_ENDPOINT_ID_MAX    128 /* becomes part of keys, logs and a file's content */
+#define CS_INTERFACE_MAX      15  /* IFNAMSIZ - 1 */
+#define CS_FAMILY_ADDRS_MAX   4   /* addresses of an endpoint, per family: what its map row holds */
 #define CS_NODE_ADDRS_MAX     8
 #define CS_NODE_ENDPOINTS_MAX 1024 /* registrations of one node: a node that registers without end fills no store */
 
