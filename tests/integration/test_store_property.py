@@ -287,7 +287,8 @@ class Run:
         self.count("killed")
 
     def hurt(self, choose):
-        what = choose.random()
+        # Each of them once, then as it comes.
+        what = (0.1, 0.4, 0.6, 0.77, 0.9)[self.hurts] if self.hurts < 5 else choose.random()
         at = choose.randrange(len(self.replicas))
         leading = [i for i, r in enumerate(self.replicas) if r.leads]
         if what < 0.3:
@@ -395,14 +396,14 @@ def go(run, operations=OPERATIONS):
 
 def test_sqlite(tmp_path):
     run = go(Run(["sqlite", tmp_path / "store.db"], 1))
-    assert run.counts.get("killed", 0) > 1
+    assert {"killed", "paused", "clock"} <= set(run.counts)
 
 
 @pytest.mark.parametrize("version,members", [("3.4", 1), ("3.7", 3)])
 def test_etcd(version, members):
     with etcd.Etcd(version, members) as cluster:
         run = go(Run(["etcd", "/property/", *cluster.urls], 3, cluster.members))
-    assert run.counts.get("killed", 0) > 3
+    assert {"killed", "paused", "clock", "etcd killed"} <= set(run.counts)
 
 
 def test_the_world_complains():
