@@ -2,13 +2,15 @@
 
 #include <errno.h>
 #include <libgen.h>
+#include <malloc.h>
 #include "log.h"
 #include "mem.h"
 #include "store.h"
 
-#define SETTLE_MS 200   /* after the last change of a file: an editor writes in several steps */
-#define TICK_MS   1000  /* etcd: how often the store is looked after when it tells nothing */
-#define RESCAN_MS 30000 /* for changes that inotify did not tell (a directory that was replaced, a network disk) */
+#define SETTLE_MS  200         /* after the last change of a file: an editor writes in several steps */
+#define TICK_MS    1000        /* etcd: how often the store is looked after when it tells nothing */
+#define TRIM_BYTES (64u << 20) /* free, and not given back to the system */
+#define RESCAN_MS  30000 /* for changes that inotify did not tell (a directory that was replaced, a network disk) */
 
 /* What one run of the worker does; the worker's while it runs. */
 struct job {
@@ -47,7 +49,8 @@ struct cs_cluster {
 	void *closed_data;
 	struct cs_check *check_store, *check_policy, *check_placement, *check_numbers, *check_leader;
 	char policy_said[1024], placement_said[1024]; /* the last error that was logged */
-	struct cs_metric *commits, *commit_seconds, *reloads, *waiting, *identities, *leading, *silent, *terms;
+	struct cs_metric *commits, *commit_seconds, *reloads, *waiting, *identities, *leading, *leader_info, *silent,
+		*terms;
 };
 
 static void start_job(struct cs_cluster *c);
@@ -94,6 +97,8 @@ static void run_job(uv_work_t *work)
 		job->expire_result = cs_core_refresh_findings(c->core, &job->changes, &job->expire_error);
 	if (job->n > 0)
 		job->store_result = cs_core_ask(c->core, job->asks, job->n, &job->changes, &job->store_error);
+	if (job->expire && mallinfo2().fordblks > TRIM_BYTES)
+		malloc_trim(0); /* what a crowd of claims needed for a moment */
 	cs_core_state(c->core, &job->state);
 	cs_core_usage(c->core, &job->usage);
 	job->took_ms = cs_clock_system.mono_ms(NULL) - start_ms;
@@ -196,6 +201,9 @@ static void note_state(struct cs_cluster *c, const struct job *job)
 	c->want_lead = c->state.leads && !leads;
 	set_leads(c, leads);
 	cs_metric_set(c->leading, leads);
+	cs_metric_clear(c->leader_info);
+	if (cs_cluster_leader(c)[0])
+		cs_metric_set(c->leader_info, 1, cs_cluster_leader(c));
 	cs_metric_set(c->silent, (double)c->state.silent_ms / 1000);
 	if (!c->check_leader)
 		return;
@@ -429,6 +437,8 @@ static void make_checks(struct cs_cluster *c)
 	if (replicated(c))
 		c->check_leader = cs_check_new(c->options.status, "leader");
 	c->leading = cs_gauge(m, "countersign_cluster_leads", "Whether this replica leads, and so writes", NULL, 1);
+	c->leader_info =
+		cs_gauge(m, "countersign_cluster_leader_info", "Who leads, as this replica knows it", "leader", 2);
 	c->terms = cs_counter(m, "countersign_cluster_terms_total", "How often this replica began to lead", NULL, 1);
 	c->silent = cs_gauge(m, "countersign_store_silent_seconds",
 		"For how long nothing was heard of the store, and so how old what this replica knows may be", NULL, 1);

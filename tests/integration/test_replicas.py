@@ -165,6 +165,42 @@ def test_a_node_that_slept_too_long_comes_back(lab):
     f.close()
 
 
+# ---- a restored backup ------------------------------------------------------------------------------------------------
+
+
+def test_a_restored_backup(cluster, lab):
+    """Followers read everything anew, in another epoch; what was registered since gets numbers that nobody had."""
+    n1, n2 = cluster.n1, cluster.node("n2", "10.0.0.2")
+    n2.register(spec("a", "k8s:app=a", ["10.2.0.1"], lab.veth()))
+    n1.stop()
+    store = n1.sockets / "state/store.db"
+    backup = {f.name: f.read_bytes() for f in store.parent.glob("store.db*")}
+    settings = {"cluster.listen": f"127.0.0.1:{cluster.port}"}
+    n1 = lab.restart(n1, settings=settings)
+    assert n1.register(spec("b", "k8s:app=b", ["10.1.0.1"], lab.veth())).identity == 257
+    f = n2.follow().wait_synced()
+    f.wait(lambda f: f.get("endpoint", ("n1", "b")))
+    epoch = n1.once().position[0]
+    lost = n2.register(spec("c", "k8s:app=c", ["10.2.0.2"], lab.veth()))
+    n1.stop()
+    for file in store.parent.glob("store.db*"):
+        file.unlink()
+    for name, content in backup.items():
+        (store.parent / name).write_bytes(content)
+    subprocess.run([BUILD / "identity/countersign-identityd", "--instance", n1.instance, "--set", "trust_domain=example.org",
+                    "--new-epoch", "sqlite"], check=True, capture_output=True)
+    n1 = lab.restart(n1, settings=settings)
+    ids = f.wait(lambda f: {i.labels[0].value: i.id for i in f.all("identity").values()}
+                 if f.get("endpoint", ("n1", "b")) and (e := f.get("endpoint", ("n2", "c"))) and e.identity not in (0, lost.identity)
+                 else None)
+    assert ids["a"] == 256 and not {257, lost.identity} & {ids["b"], ids["c"]} and len(set(ids.values())) == 3
+    g = n1.follow().wait_synced()
+    assert g.position[0] != epoch
+    f.wait(lambda f: set(f.all("endpoint")) == {("n1", "b"), ("n2", "a"), ("n2", "c")})
+    g.close()
+    f.close()
+
+
 # ---- replicas over etcd -----------------------------------------------------------------------------------------------
 
 
