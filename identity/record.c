@@ -180,11 +180,15 @@ static cs_record *unpack_into(struct piece *p, const uint8_t *bytes, size_t n)
 /* Unpacked twice: the first time tells how much it takes. The record itself comes first in its piece. */
 cs_record *cs_record_unpack(const uint8_t *bytes, size_t n)
 {
-	struct piece scratch = {.room = 64 * n + 4096}; /* a nested message of 2 bytes becomes one of 100 */
-	scratch.bytes = cs_mem_check(malloc(scratch.room));
+	_Alignas(8) uint8_t small[16384];
+	struct piece scratch = {
+		.bytes = small, .room = 64 * n + 4096}; /* a nested message of 2 bytes becomes one of 100 */
+	if (scratch.room > sizeof(small))
+		scratch.bytes = cs_mem_check(malloc(scratch.room));
 	unpack_into(&scratch, bytes, n);
+	if (scratch.bytes != small)
+		free(scratch.bytes);
 	struct piece exact = {.room = scratch.used};
-	free(scratch.bytes);
 	exact.bytes = cs_mem_check(malloc(exact.room));
 	return unpack_into(&exact, bytes, n);
 }
