@@ -505,7 +505,8 @@ void cs_core_settle_policy(struct cs_core *core)
 	bool all = core->policy_changed || !core->policies;
 	bool anew = all || core->identity_gone || core->depends_changed || core->findings_changed;
 	/* By the number of facts, not by time: replicas must come to the same. Below it findings are always new. */
-	bool few = cs_facts_count(cs_core_facts(core), CS_FACT_IDENTITY) <= CS_COMPILE_ANEW_MAX;
+	bool few = core->policies && core->policies->n > 0 && /* else there is nothing to find */
+		   cs_facts_count(cs_core_facts(core), CS_FACT_IDENTITY) <= CS_COMPILE_ANEW_MAX;
 	if (core->depends_changed)
 		take_depends(core);
 	if (!anew && core->nfresh > 0)
