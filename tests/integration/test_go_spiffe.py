@@ -138,29 +138,12 @@ def test_a_workloads_chain_and_the_bundle_of_the_command_line(node, ca, other, t
 
 # ---- between workloads: the handshaker's TLS, with keys that only the adapter has ----
 
-class OfAdapter:
-    """A chain of the adapter in the handshaker's terms."""
-
-    def __init__(self, svid):
-        self.chain, self.spiffe_id = [x509.load_der_x509_certificate(d) for d in svid.chain], svid.spiffe_id
-
-
-class Root:
-    def __init__(self, der):
-        self.cert = x509.load_der_x509_certificate(der)
-
-
 @pytest.fixture
 def shaker(node):
     """A handshaker that knows the workload, and signs by the adapter's own socket."""
     adapter, svid, bundle = node
     monitor = handshaker.Monitor()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as signer:
-        signer.connect(str(adapter.sockets / "sign.sock"))
-        signer.setblocking(False)
-        monitor.send(handshaker.struct.pack("<IIQ", handshaker.SIGNER, 0, 0), signer.fileno())
-    monitor.svid(A, OfAdapter(svid), svid.generation)
-    monitor.bundle(DOMAIN, [Root(d) for d in bundle.authorities], bundle.generation)
+    monitor.serve(adapter, bundle, svid)
     yield monitor
     assert monitor.close() == 0
 

@@ -11,6 +11,8 @@ import threading
 import time
 from pathlib import Path
 
+from cryptography import x509
+
 from lab import pki
 from lab.process import with_descriptor_3
 
@@ -72,6 +74,18 @@ class Done:
 
     def __repr__(self):
         return f"Done({self.reason}, alert={self.alert}, {self.detail!r})"
+
+
+class Held:
+    """An SVID as its adapter tells of it: without the key."""
+
+    def __init__(self, svid):
+        self.chain, self.spiffe_id = [x509.load_der_x509_certificate(d) for d in svid.chain], svid.spiffe_id
+
+
+class Root:
+    def __init__(self, der):
+        self.cert = x509.load_der_x509_certificate(der)
 
 
 class Monitor:
@@ -149,6 +163,16 @@ class Monitor:
         theirs.close()
         self.signing = Signer(ours, self.svids, fault)
         return ours
+
+    def serve(self, adapter, bundle, *svids):
+        """What a real adapter says, and its sign.sock, where its keys are."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as signer:
+            signer.connect(str(adapter.sockets / "sign.sock"))
+            signer.setblocking(False)
+            self.send(struct.pack("<IIQ", SIGNER, 0, 0), signer.fileno())
+        for svid in svids:
+            self.svid(svid.identity, Held(svid), svid.generation)
+        self.bundle(bundle.trust_domain, [Root(d) for d in bundle.authorities], bundle.generation)
 
     @staticmethod
     def deadline(seconds):

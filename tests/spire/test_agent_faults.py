@@ -7,6 +7,7 @@ import pytest
 
 from lab import adapter as lab
 from lab import identityd
+from lab.handshaker import Done, Monitor, Verdict
 from lab.spire import wait_for
 from lab.spire_partner import fault
 from spire_nodes import A, B, GROWTH_KIB, HOST, Home, identity, rss_kib
@@ -100,6 +101,28 @@ def test_an_svid_that_is_wrong(node, how):
         assert node.adapter.once().svids[A].generation == svid.generation
     node.agent.twist()
     recovers(node)
+
+
+def test_an_svid_of_another_authority(node):
+    """Who issued it is for those to verify to whom it is shown: they refuse it."""
+    node.agent.faults(fault("svid", on=PATH, text="other-authority"))
+    node.start()
+    monitor = Monitor()
+    try:
+        svids = [node.follower.wait_svid(i) for i in (A, B)]
+        bundle = node.follower.wait(lambda s: "example.org" in s.bundles).bundles["example.org"]
+        monitor.serve(node.adapter, bundle, *svids)
+        for local, remote in ((A, B), (B, A)):
+            done = monitor.wait(monitor.dial(None, local, remote, f"spiffe://example.org/identity/{remote}"))
+            assert isinstance(done, Done) and done.reason == "untrusted", done
+        node.agent.twist()
+        monitor.serve(node.adapter, bundle, node.follower.wait_svid(A, other_than=svids[0].generation), svids[1])
+        request = monitor.dial(None, A, B, f"spiffe://example.org/identity/{B}")
+        assert isinstance(verdict := monitor.wait(request), Verdict), verdict
+        monitor.answer(request)
+        assert monitor.wait(request).reason == "none"
+    finally:
+        monitor.close()
 
 
 @pytest.mark.parametrize("how", ["other-id-in-certificate", "other-key", "garbage-key", "expired", "not-yet", "ca",
