@@ -164,10 +164,12 @@ static void on_drain(struct cs_grpc_call *call, void *data)
 	(void)call;
 	struct follower *f = data;
 	struct cs_directory_service *s = f->service;
+	size_t nfull = s->nfull;
 	f->full = false;
 	f->progress_mono_ms = now(s);
 	pump(f);
-	flush(s);
+	if (s->nfull < nfull) /* somebody else's turn */
+		flush(s);
 }
 
 static void look_after(struct follower *f)

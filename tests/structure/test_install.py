@@ -11,7 +11,8 @@ from lab.tree import ROOT, tracked
 BUILD = Path(os.environ.get("CS_BUILD", ROOT / "build/release"))
 PREFIX = "/usr/local"  # CMake's own
 DAEMONS = ["identityd", "spire-adapter", "authd", "registrar"]
-UNITS = [f"lib/systemd/system/countersign-{d}.service" for d in DAEMONS] + ["lib/sysusers.d/countersign.conf"]
+SERVICES = DAEMONS + ["identityd-cluster"]
+UNITS = [f"lib/systemd/system/countersign-{d}.service" for d in SERVICES] + ["lib/sysusers.d/countersign.conf"]
 PROGRAMS = ["bin/countersign", "sbin/countersign-identityd", "sbin/countersign-spire-adapter", "sbin/countersign-authd",
             "sbin/countersign-registrar",
             "libexec/countersign/countersign-handshaker"]
@@ -102,7 +103,7 @@ def test_a_program_that_is_not_hardened_is_found(tmp_path):
                                    "no search path of its own", "fortified"}
 
 
-@pytest.mark.parametrize("daemon", DAEMONS)
+@pytest.mark.parametrize("daemon", SERVICES)
 def test_a_unit_starts_what_is_installed(staged, daemon):
     unit = (staged / f"lib/systemd/system/countersign-{daemon}.service").read_text()
     command = next(line for line in unit.splitlines() if line.startswith("ExecStart=")).removeprefix("ExecStart=").split()[0]
