@@ -298,7 +298,15 @@ static int read_placement(const struct cs_core *core, struct files *f, struct cs
 	if (r < 0)
 		return r;
 	files_add_take(f, CS_SET_PLACEMENT, bytes, n);
-	return cs_authority_parse(core->config->placement_file, bytes, n, ret, e);
+	struct cs_authority *fresh;
+	r = cs_authority_parse(core->config->placement_file, bytes, n, &fresh, e);
+	if (r == 0 && (r = cs_authority_check(fresh, core->config->label_filter, e)) < 0) {
+		cs_authority_free(fresh);
+		return cs_error_prefix(e, "%s", core->config->placement_file);
+	}
+	if (r == 0)
+		*ret = fresh;
+	return r;
 }
 
 int cs_core_load_authority(const struct cs_core *core, struct cs_authority **ret, struct cs_error *e)

@@ -170,6 +170,21 @@ int cs_authority_parse(const char *file, const void *bytes, size_t n, struct cs_
 	return r;
 }
 
+int cs_authority_check(const struct cs_authority *a, const struct cs_label_filter *filter, struct cs_error *e)
+{
+	for (size_t i = 0; i < a->nentries; i++)
+		for (size_t k = 0; k < a->entries[i].labels.n; k++) {
+			const struct cs_label *l = &a->entries[i].labels.items[k];
+			if (strcmp(l->source, "reserved") != 0 && !cs_label_filter_takes(filter, l))
+				return cs_error_set(e, -EINVAL,
+					"placements[%zu]: %s:%s is in no identity (labels.filter leaves it out): the "
+					"entry "
+					"would place nothing",
+					i, l->source, l->key);
+		}
+	return 0;
+}
+
 /* --- the answers --- */
 
 bool cs_labels_cover(const struct cs_labels *wanted, const struct cs_labels *labels)

@@ -14,7 +14,7 @@
 #define CS_PLACEMENT_H
 
 #include "ip.h"
-#include "labels.h"
+#include "labels_filter.h"
 
 struct cs_authority;
 
@@ -25,6 +25,9 @@ struct cs_authority *cs_authority_self(void);
 /* For `static`: bytes in, authority or an error with file and line out. */
 CS_MUST_USE int cs_authority_parse(
 	const char *file, const void *bytes, size_t n, struct cs_authority **ret, struct cs_error *e);
+/* An entry with a label that the filter leaves out of identities would place nothing, silently: -EINVAL. */
+CS_MUST_USE int cs_authority_check(
+	const struct cs_authority *a, const struct cs_label_filter *filter, struct cs_error *e);
 void cs_authority_free(struct cs_authority *a);
 
 /* "self", "static": the name in Placement records. */

@@ -577,6 +577,12 @@ static void test_filtered_labels(void **state)
 	write_file(placement, "placements:\n"
 			      "- {labels: [\"k8s:app=a\"], nodes: [n1]}\n"
 			      "- {labels: [\"k8s:pod-template-hash=1\"], nodes: [n2]}\n");
+	struct cs_changes changes = {0};
+	struct cs_error e = {0};
+	assert_int_equal(cs_core_open(&config, &core, &changes, &e), -EINVAL);
+	core = NULL;
+	assert_non_null(strstr(e.text, "placements[1]: k8s:pod-template-hash is in no identity"));
+	write_file(placement, "placements:\n- {labels: [\"k8s:app=a\"], nodes: [n1]}\n");
 	open_core();
 	uint32_t id = claimed("n1", "a", "k8s:app=a;k8s:pod-template-hash=1", 1);
 	assert_int_equal(claimed("n1", "b", "k8s:app=a;k8s:pod-template-hash=2", 2), id);
