@@ -263,17 +263,28 @@ static int by_remote(const void *a, const void *b)
 	return (x->remote > y->remote) - (x->remote < y->remote);
 }
 
+static void assert_same_decisions(const struct cs_decision *a, const struct cs_decision *b, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		assert_int_equal(a[i].verdict, b[i].verdict);
+		assert_int_equal(a[i].dir, b[i].dir);
+		assert_ptr_equal(a[i].policy, b[i].policy);
+		assert_ptr_equal(a[i].rule, b[i].rule);
+	}
+}
+
 static void assert_same_rows(const struct cs_rows *a, const struct cs_rows *b)
 {
 	assert_int_equal(a->nrows, b->nrows);
 	for (size_t i = 0; i < a->nrows; i++) {
 		assert_int_equal(a->rows[i].local, b->rows[i].local);
 		assert_int_equal(a->rows[i].remote, b->rows[i].remote);
-		assert_memory_equal(a->rows[i].verdict, b->rows[i].verdict, sizeof(a->rows[i].verdict));
+		assert_same_decisions(a->rows[i].verdict, b->rows[i].verdict, 2);
 	}
 	assert_int_equal(a->ndefaults, b->ndefaults);
 	for (size_t i = 0; i < a->ndefaults; i++)
-		assert_memory_equal(a->defaults[i].verdict, b->defaults[i].verdict, sizeof(a->defaults[i].verdict));
+		for (int dir = 0; dir < 2; dir++)
+			assert_same_decisions(a->defaults[i].verdict[dir], b->defaults[i].verdict[dir], 2);
 }
 
 /* What the locals had, and what cs_compiled_added_rows says came, is what they have. */
