@@ -3,6 +3,7 @@ that a test says when what is known."""
 import json
 import os
 import subprocess
+import time
 
 import grpc
 import pytest
@@ -15,6 +16,7 @@ from lab.spire import wait_for
 from lab.spire_partner import fault
 
 IDENTITIES = int(os.environ.get("CS_REGISTRAR_IDENTITIES", "300"))  # on two nodes each; 2,000 is the stated size
+SOAK_S = int(os.environ.get("CS_REGISTRAR_SOAK_S", "2"))
 A, B = 100001, 100002
 OWN = "/countersign/registrar"
 
@@ -317,6 +319,26 @@ def test_over_tcp_as_an_admin(home):
     assert "admin" in detail or "no registration entry" in detail
     admin(home, agent)
     right(r, 2)
+
+
+def test_over_tcp_for_longer_than_a_connection_lives(home):
+    """SPIRE's server ends each after three minutes: with CS_REGISTRAR_SOAK_S=400 two of them end under writes."""
+    agent = home.spire.add_agent("n1")
+    admin(home, agent)
+    home.say(node("n1"), node("n2"))
+    r = home.registrar(f"spire.agent_socket={agent.socket}", "registrar.linger=0", "registrar.list_interval=7s",
+                       server=f"127.0.0.1:{home.spire.server.port}")
+    wait_for(lambda: r.check("spire").ok, r.status)
+    before_it, end, n = len(r.output()), time.monotonic() + SOAK_S, 0
+    while time.monotonic() < end:
+        where, before = f"n{n % 2 + 1}", f"n{(n + 1) % 2 + 1}"
+        home.identityd.push(number(A), placement(A, where), *([deleted(placement(A, before))] if n else []))
+        wait_for(lambda: set(home.ours()) == {f"{A}@{where}"}, home.ours)
+        n += 1
+    metrics = r.metrics()
+    assert not [m for m in metrics if 'result="failed"' in m], metrics
+    assert r.writes() == {"create": n, "update": 0, "delete": n - 1} and "is away" not in r.output()[before_it:]
+    assert metrics['countersign_spire_server_connections_total{daemon="registrar"}'] >= 1 + SOAK_S // 200
 
 
 def test_over_tcp_without_rights(home):
