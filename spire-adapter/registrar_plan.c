@@ -82,6 +82,8 @@ static void leave(struct cs_reg_plan *p, struct cs_reg_slot *slot)
 		DL_DELETE(p->later, slot);
 	} else if (slot->place == TAKEN) {
 		p->ntaken--;
+		free(slot->writing);
+		slot->writing = NULL;
 	}
 	slot->place = IDLE;
 }
@@ -358,6 +360,12 @@ size_t cs_reg_plan_taken(const struct cs_reg_plan *p)
 	return p->ntaken;
 }
 
+/* The one too many is the newest. */
+static const struct have *target(const struct cs_reg_slot *slot)
+{
+	return slot->op == CS_REG_DELETE ? slot->haves->prev : slot->haves;
+}
+
 size_t cs_reg_plan_take(struct cs_reg_plan *p, enum cs_reg_op op, struct cs_reg_slot **ret, size_t max)
 {
 	size_t n = 0;
@@ -366,6 +374,8 @@ size_t cs_reg_plan_take(struct cs_reg_plan *p, enum cs_reg_op op, struct cs_reg_
 		leave(p, slot);
 		slot->place = TAKEN;
 		p->ntaken++;
+		if (op != CS_REG_CREATE)
+			slot->writing = cs_xstrdup(target(slot)->entry->id);
 		ret[n] = slot;
 	}
 	return n;
@@ -376,15 +386,9 @@ struct cs_reg_content cs_reg_slot_content(const struct cs_reg_plan *p, const str
 	return content_of(p, slot);
 }
 
-/* The one too many is the newest. */
-static struct have *target(const struct cs_reg_slot *slot, enum cs_reg_op op)
-{
-	return op == CS_REG_DELETE ? slot->haves->prev : slot->haves;
-}
-
 const char *cs_reg_slot_entry_id(const struct cs_reg_slot *slot)
 {
-	return target(slot, slot->op)->entry->id;
+	return slot->writing;
 }
 
 int64_t cs_reg_slot_waited_ms(const struct cs_reg_slot *slot, int64_t now_ms)
@@ -435,11 +439,24 @@ static int check_update(const struct cs_reg_plan *p, const struct cs_reg_slot *s
 		      : 0;
 }
 
+/* SPIRE has it no more. */
+static void drop_entry(struct cs_reg_plan *p, struct cs_reg_slot *slot, const char *id, int64_t now_ms)
+{
+	struct have *have;
+	HASH_FIND_STR(p->haves, id, have);
+	if (!have)
+		return;
+	struct cs_reg_slot *of = have->slot;
+	cs_reg_have_free(p, have);
+	if (of != slot)
+		cs_reg_mark(p, of, now_ms);
+}
+
 static int take_answer(struct cs_reg_plan *p, struct cs_reg_slot *slot, enum cs_reg_op op,
 	const struct cs_reg_answer *answer, int64_t now_ms, struct cs_error *e)
 {
-	if (answer->code == CS_GRPC_OK && op == CS_REG_DELETE) {
-		cs_reg_have_free(p, target(slot, op));
+	if (op == CS_REG_DELETE && answer->code == CS_GRPC_OK) {
+		drop_entry(p, slot, slot->writing, now_ms);
 		return 0;
 	}
 	if (answer->code == CS_GRPC_OK && answer->entry) {
@@ -449,7 +466,7 @@ static int take_answer(struct cs_reg_plan *p, struct cs_reg_slot *slot, enum cs_
 	if (answer->code == CS_GRPC_ALREADY_EXISTS && op == CS_REG_CREATE)
 		return adopt(p, slot, answer, now_ms, e);
 	if (answer->code == CS_GRPC_NOT_FOUND && op != CS_REG_CREATE) { /* somebody else deleted it */
-		cs_reg_have_free(p, target(slot, op));
+		drop_entry(p, slot, slot->writing, now_ms);
 		return 0;
 	}
 	if (answer->code == CS_GRPC_OK)
@@ -461,8 +478,8 @@ static int take_answer(struct cs_reg_plan *p, struct cs_reg_slot *slot, enum cs_
 int cs_reg_plan_answered(struct cs_reg_plan *p, struct cs_reg_slot *slot, enum cs_reg_op op,
 	const struct cs_reg_answer *answer, int64_t now_ms, struct cs_error *e)
 {
-	leave(p, slot);
 	int r = take_answer(p, slot, op, answer, now_ms, e);
+	leave(p, slot);
 	if (r == 0)
 		clear_failure(p, slot);
 	else

@@ -343,8 +343,10 @@ void cs_reg_plan_list_end(struct cs_reg_plan *p, bool complete, int64_t now_ms)
 {
 	struct have *have, *next;
 	p->listing = false;
-	if (!complete)
+	if (!complete) { /* what it showed is so all the same */
+		cs_reg_mark_all(p, now_ms);
 		return;
+	}
 	HASH_ITER (hh, p->haves, have, next)
 		if (have->seen != p->list)
 			cs_reg_have_free(p, have);

@@ -52,6 +52,7 @@ struct cs_reg_slot {
 	enum kind kind;
 	enum cs_reg_op op; /* WRITE */
 	enum { IDLE, READY, LATER, TAKEN } place;
+	char *writing; /* TAKEN for UPDATE or DELETE: the entry's ID; it may have gone to another slot meanwhile */
 	int64_t due_mono_ms; /* LATER */
 	unsigned failures;   /* in a row */
 	int64_t retry_mono_ms;

@@ -38,7 +38,7 @@ bool cs_reg_slot_change(const struct cs_reg_plan *p, const struct cs_reg_slot *s
 		ret->until_mono_ms = slot->due_mono_ms;
 	} else if (slot->kind == WRITE && slot->op == CS_REG_DELETE) {
 		ret->what = CS_REG_SHOW_DELETE;
-		ret->entry_id = slot->haves->prev->entry->id;
+		ret->entry_id = slot->writing ? slot->writing : slot->haves->prev->entry->id;
 	} else if (have) {
 		ret->what = CS_REG_SHOW_UPDATE;
 		if (slot->kind == WRITE) {

@@ -797,6 +797,35 @@ static void test_a_change_meanwhile(void **state)
 	assert_int_equal(f->nspire, 0);
 }
 
+/* Somebody changed its hint, so that it seems to be for nobody and is deleted, while the identity's own slot makes one and is
+ * told that it is there. */
+static void test_adopted_while_it_is_deleted(void **state)
+{
+	struct fixture *f = *state;
+	struct cs_reg_slot *create_of[1], *delete_of[1];
+	struct cs_reg_change change;
+	struct cs_error e;
+	Spire__Api__Types__Entry *entry = ours(f, 300, "n1");
+	free(entry->hint);
+	entry->hint = strdup("9@n9");
+	usual(f);
+	list(f);
+	assert_int_equal(cs_reg_plan_take(f->plan, CS_REG_CREATE, create_of, 1), 1);
+	assert_int_equal(cs_reg_plan_take(f->plan, CS_REG_DELETE, delete_of, 1), 1);
+	assert_string_equal(cs_reg_slot_entry_id(delete_of[0]), entry->id);
+	struct cs_reg_answer answer = {CS_GRPC_ALREADY_EXISTS, "similar entry already exists", entry};
+	assert_int_equal(cs_reg_plan_answered(f->plan, create_of[0], CS_REG_CREATE, &answer, f->now_ms, &e), 0);
+	assert_true(cs_reg_slot_change(f->plan, delete_of[0], &change));
+	assert_string_equal(change.entry_id, entry->id);
+	drop(f, 0);
+	answer = (struct cs_reg_answer){CS_GRPC_OK, "", NULL};
+	assert_int_equal(cs_reg_plan_answered(f->plan, delete_of[0], CS_REG_DELETE, &answer, f->now_ms, &e), 0);
+	settle(f);
+	assert_writes(f, 1, 0, 0); /* it is known that the adopted one is gone */
+	assert_has(f, 300, "n1", true);
+	assert_int_equal(cs_reg_plan_count(f->plan).right, 1);
+}
+
 /* ---- what is in the way ---- */
 
 static void test_stuck(void **state)
@@ -1006,6 +1035,7 @@ int main(void)
 		TEST(test_perhaps_done),
 		TEST(test_an_update_without_effect),
 		TEST(test_a_change_meanwhile),
+		TEST(test_adopted_while_it_is_deleted),
 		TEST(test_stuck),
 		TEST(test_parents_by_agent),
 		TEST(test_too_many_slots),
