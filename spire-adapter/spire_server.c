@@ -35,7 +35,7 @@ struct call {
 	cs_spire_on_items *on_items;
 	void *data;
 	size_t n; /* items that were given */
-	enum { CREATE, UPDATE, DELETE, GET, LIST } what;
+	enum { CREATE, UPDATE, DELETE, LIST } what;
 	enum cs_spire_list kind;
 	struct cs_spire_list_events list;
 	char *token;
@@ -103,31 +103,23 @@ static size_t read_items(const struct call *call, const ProtobufCMessage *reply,
 		const Spire__Api__Server__Entry__V1__BatchUpdateEntryResponse *in = (const void *)reply;
 		for (; n < in->n_results && n <= call->n; n++)
 			items[n] = item_of(in->results[n]->status, in->results[n]->entry);
-	} else if (call->what == DELETE) {
+	} else {
 		const Spire__Api__Server__Entry__V1__BatchDeleteEntryResponse *in = (const void *)reply;
 		for (; n < in->n_results && n <= call->n; n++)
 			items[n] = item_of(in->results[n]->status, NULL);
-	} else {
-		items[n++] = (struct cs_spire_item){
-			.code = CS_GRPC_OK, .message = "", .entry = (const cs_spire_entry *)reply};
 	}
 	return n;
 }
 
 static void on_reply(const struct cs_grpc_status *status, const ProtobufCMessage *reply, void *data)
 {
-	static const char *const names[] = {"BatchCreateEntry", "BatchUpdateEntry", "BatchDeleteEntry", "GetEntry"};
+	static const char *const names[] = {"BatchCreateEntry", "BatchUpdateEntry", "BatchDeleteEntry"};
 	struct call *call = data;
 	struct cs_spire_failure failure;
 	struct cs_spire_item *items = NULL;
 	size_t n = 0;
 	if (call->server->closing)
 		goto out;
-	if (call->what == GET && status->code == CS_GRPC_NOT_FOUND) {
-		const struct cs_spire_item none = {.code = CS_GRPC_NOT_FOUND, .message = status->message};
-		call->on_items(call->data, NULL, &none, 1);
-		goto out;
-	}
 	if (status->code != CS_GRPC_OK) {
 		failure_of(status, names[call->what], &failure);
 	} else if (!(items = calloc(call->n + 1, sizeof(*items)))) {
@@ -190,15 +182,6 @@ int cs_spire_server_delete(
 	request.n_ids = n;
 	const struct call call = {.what = DELETE, .on_items = on_items, .data = data, .n = n};
 	return send_items(s, &call, "BatchDeleteEntry", &request.base, e);
-}
-
-int cs_spire_server_get(
-	struct cs_spire_server *s, const char *id, cs_spire_on_items *on_items, void *data, struct cs_error *e)
-{
-	Spire__Api__Server__Entry__V1__GetEntryRequest request = SPIRE__API__SERVER__ENTRY__V1__GET_ENTRY_REQUEST__INIT;
-	request.id = (char *)id;
-	const struct call call = {.what = GET, .on_items = on_items, .data = data, .n = 1};
-	return send_items(s, &call, "GetEntry", &request.base, e);
 }
 
 /* ---- lists ---- */

@@ -104,8 +104,5 @@ CS_MUST_USE int cs_spire_server_update(struct cs_spire_server *server, cs_spire_
 /* NOT_FOUND: it is gone already. */
 CS_MUST_USE int cs_spire_server_delete(struct cs_spire_server *server, char **ids, size_t n,
 	cs_spire_on_items *on_items, void *data, struct cs_error *e);
-/* One item: OK with the entry, or NOT_FOUND; anything else is a failure. */
-CS_MUST_USE int cs_spire_server_get(
-	struct cs_spire_server *server, const char *id, cs_spire_on_items *on_items, void *data, struct cs_error *e);
 
 #endif
