@@ -198,7 +198,8 @@ static void note_state(struct cs_cluster *c, const struct job *job)
 		c->led_term = job->before.term;
 	/* Only in the term in which its configuration was written: in between it may have slept through another's. */
 	bool leads = c->state.leads && (!replicated(c) || c->led_term == c->state.term);
-	c->want_lead = c->state.leads && !leads;
+	/* What failed a moment ago is tried again with the next look at the store, not at once. */
+	c->want_lead = c->state.leads && !leads && !(job->lead && job->lead_result < 0);
 	set_leads(c, leads);
 	cs_metric_set(c->leading, leads);
 	cs_metric_clear(c->leader_info);

@@ -13,6 +13,7 @@
 #define MESSAGE_MAX   (16u << 20)
 #define HELLO_WAIT_MS 5000 /* after a Hello that was refused */
 #define PUBLISHED_MS  (2 * CS_PUBLISHED_MS)
+#define HURRY_MS      1000 /* between heartbeats while nobody is known to lead */
 /* Before a directory that ended is asked for again, here: nodes come in no crowd. */
 #define AGAIN_MS        500
 #define AGAIN_JITTER_MS 1000
@@ -391,7 +392,7 @@ void cs_replica_tick(struct cs_replica *r, bool hurry)
 			SILENCE_MS / 1000);
 		give_up(r, &e, 0);
 	}
-	if (r->up && (hurry || at - r->asked_mono_ms >= r->beat_ms))
+	if (r->up && at - r->asked_mono_ms >= (hurry && r->beat_ms > HURRY_MS ? HURRY_MS : r->beat_ms))
 		beat(r);
 	if (r->reset_mono_ms != 0 && at >= r->reset_mono_ms) {
 		r->reset_mono_ms = 0;
