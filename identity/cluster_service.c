@@ -348,6 +348,7 @@ static void heartbeat(struct cs_grpc_call *call, const ProtobufCMessage *message
 	reply.leader = cs_cluster_leads(s->options.cluster);
 	reply.leader_name = (char *)cs_cluster_leader(s->options.cluster);
 	reply.silent_ms = (uint32_t)cs_cluster_silent_ms(s->options.cluster);
+	reply.epoch = cs_dir_epoch(cs_cluster_directory(s->options.cluster));
 	Countersign__V1__Reason trouble = COUNTERSIGN__V1__REASON__INIT;
 	struct cs_error why;
 	if (!reply.leader) {

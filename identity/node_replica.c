@@ -134,8 +134,6 @@ int64_t cs_replica_leads_since_mono_ms(const struct cs_replica *r)
 
 /* --- Hello --- */
 
-static void say_hello(struct cs_replica *r);
-
 static void on_hello(const struct cs_grpc_status *status, const ProtobufCMessage *message, void *data)
 {
 	struct cs_replica *r = data;
@@ -240,6 +238,7 @@ static void on_beat(const struct cs_grpc_status *status, const ProtobufCMessage 
 	}
 	bool other = r->leads != reply->leader;
 	note_leads(r, reply->leader);
+	r->epoch = reply->epoch;
 	bool trouble = note_trouble(r, reply);
 	if (r->leads && !r->registered && !r->saying_hello)
 		say_hello(r); /* it leads only now: then it has to take this node itself */
