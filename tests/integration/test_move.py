@@ -150,11 +150,11 @@ def test_changed_again_while_it_moves(lab, d):
 def test_unregistered_while_it_moves(lab, d):
     other, _ = authenticating(d, lab)
     f = d.follow().wait_synced()
-    again(d, other("k8s:app=b"))
+    lost = again(d, other("k8s:app=b"))
     placed(f, 256, 257)
     d.endpoints.UnregisterEndpoint(E.UnregisterRequest(id="a"), timeout=WAIT_S)
     placed(f)
-    assert not f.all("endpoint")
+    assert not f.all("endpoint") and lost.exception(WAIT_S).code() == grpc.StatusCode.ABORTED
     f.close()
 
 
@@ -176,10 +176,11 @@ def test_what_may_not_run_here_does_not_keep_what_it_was(lab):
 def test_identityd_ends_while_it_moves(lab, d):
     other, _ = authenticating(d, lab)
     f = d.follow().wait_synced()
-    again(d, other("k8s:app=b"))
+    lost = again(d, other("k8s:app=b"))  # kept: a future that nobody has is a call that is cancelled
     placed(f, 256, 257)
     f.close()
     d.kill()
+    assert lost.exception(WAIT_S)
     lab.things.remove(d)
     d = lab.keep(d.again())
     f = d.follow().wait_synced()
