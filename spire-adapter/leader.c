@@ -13,15 +13,22 @@ struct cs_leader {
 	struct cs_timer timer;
 	void (*changed)(void *data);
 	void *data;
-	bool leads, asking, closing;
+	bool known, leads, asking, closing;
+	struct cs_error why; /* it is not known */
 };
 
 static void on_reply(const struct cs_grpc_status *status, const ProtobufCMessage *reply, void *data)
 {
 	struct cs_leader *l = data;
 	l->asking = false;
-	if (l->closing || status->code != CS_GRPC_OK)
+	if (l->closing)
 		return;
+	if (status->code != CS_GRPC_OK) {
+		cs_error_reason(&l->why, -EAGAIN, status->reason, "identityd does not say whether it leads: %s %.500s",
+			cs_grpc_code_name(status->code), status->message);
+		return;
+	}
+	l->known = true;
 	/* "all", "all, leader", "cluster, follower", "node" */
 	bool leads = !strstr(((const Countersign__V1__StatusReply *)reply)->role, "follower");
 	if (leads == l->leads)
@@ -49,6 +56,7 @@ int cs_leader_new(struct cs_loop *loop, const char *socket, void (*changed)(void
 	if (!l)
 		return cs_error_set(e, -ENOMEM, "out of memory");
 	*l = (struct cs_leader){.changed = changed, .data = data};
+	cs_error_reason(&l->why, -EAGAIN, CS_R_DIRECTORY_STALE, "identityd has not been heard yet on %s", socket);
 	snprintf(target, sizeof(target), "unix:%s", socket);
 	const struct cs_grpc_channel_options options = {.target = target, .backoff_max_ms = CS_LEADER_ASK_MS};
 	int r = cs_grpc_channel_new(loop, &options, &l->channel, e);
@@ -65,6 +73,13 @@ int cs_leader_new(struct cs_loop *loop, const char *socket, void (*changed)(void
 bool cs_leader_is(const struct cs_leader *l)
 {
 	return l->leads;
+}
+
+bool cs_leader_is_known(const struct cs_leader *l, struct cs_error *e)
+{
+	if (!l->known)
+		*e = l->why;
+	return l->known;
 }
 
 void cs_leader_close(struct cs_leader *l)

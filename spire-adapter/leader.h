@@ -12,9 +12,11 @@ struct cs_leader;
 /* socket: identityd's status.sock; need not exist yet. changed is called from the loop. */
 CS_MUST_USE int cs_leader_new(struct cs_loop *loop, const char *socket, void (*changed)(void *data), void *data,
 	struct cs_leader **ret, struct cs_error *e);
-/* It said so, and was heard since. false at the start. An identityd that goes away takes its directory with it, and that
+/* Its last word; false at the start. An identityd that goes away takes its directory with it, and that
  * is looked at elsewhere: here its last word counts. */
 bool cs_leader_is(const struct cs_leader *l);
+/* It has said whether it leads. Otherwise e says why that is not known. */
+CS_MUST_USE bool cs_leader_is_known(const struct cs_leader *l, struct cs_error *e);
 /* The loop ends later; free after that. NULL is fine. */
 void cs_leader_close(struct cs_leader *l);
 void cs_leader_free(struct cs_leader *l);

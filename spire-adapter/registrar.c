@@ -37,9 +37,11 @@ struct cs_registrar {
 static bool look(struct cs_registrar *r)
 {
 	int64_t silent_ms = cs_directory_silent_ms(r->directory);
-	if (!cs_leader_is(r->leader))
-		cs_error_reason(&r->why, -EPERM, CS_R_NONE,
-			"this registrar is not active: its identityd is not the leader, or has not been heard yet");
+	if (!cs_leader_is_known(r->leader, &r->why))
+		cs_error_prefix(&r->why, "this registrar is not active");
+	else if (!cs_leader_is(r->leader))
+		cs_error_reason(
+			&r->why, -EPERM, CS_R_NONE, "this registrar is not active: its identityd is not the leader");
 	else if (!cs_reg_plan_directory_known(r->plan))
 		cs_error_reason(&r->why, -EAGAIN, CS_R_DIRECTORY_STALE, "the directory is not complete yet");
 	else if (silent_ms == INT64_MAX)
@@ -189,7 +191,8 @@ static void check_entries(struct cs_registrar *r)
 	struct cs_reg_count n = cs_reg_plan_count(r->plan);
 	struct cs_reg_change change;
 	const struct cs_error *why = may_write(r);
-	if (!cs_leader_is(r->leader)) {
+	struct cs_error unknown;
+	if (cs_leader_is_known(r->leader, &unknown) && !cs_leader_is(r->leader)) {
 		cs_check_ok(r->check_entries); /* another one does it */
 		return;
 	}

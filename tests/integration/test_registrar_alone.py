@@ -79,6 +79,7 @@ def test_without_a_directory_and_without_spire(dir):
     r = Registrar(dir, f"unix:{dir}/api.sock")
     wait_for(lambda: "cannot connect" in r.check("spire").reason.detail, r.status)
     assert r.check("directory").reason.name == "directory-stale" and not r.status().healthy
+    wait_for(lambda: "does not say whether it leads" in r.check("entries").reason.detail, r.status)
     for ask, code in ((r.list, "UNAVAILABLE"), (r.diff, "FAILED_PRECONDITION"), (r.sync, "FAILED_PRECONDITION")):
         with pytest.raises(grpc.RpcError) as e:
             ask()
