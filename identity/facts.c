@@ -208,38 +208,60 @@ const struct cs_slot *cs_facts_slot(const struct cs_facts *facts, uint32_t id)
 
 /* --- SPIFFE IDs of earlier templates --- */
 
+/* An identity's, or what the one had whose number rests. */
+static const char *spiffe_id_of(const struct cs_fact *fact, uint32_t *id)
+{
+	bool lives = fact->kind == CS_FACT_IDENTITY;
+	*id = lives ? fact->identity.id : fact->retired.id;
+	return lives ? fact->identity.spiffe_id : fact->retired.spiffe_id;
+}
+
+static struct cs_odd **odd_table(struct cs_facts *facts, const struct cs_fact *fact)
+{
+	return fact->kind == CS_FACT_IDENTITY ? &facts->odd : &facts->odd_retired;
+}
+
 static void odd_link(struct cs_facts *facts, const struct cs_fact_entry *entry)
 {
-	const struct cs_store_identity *identity = &entry->fact.identity;
-	char *usual = cs_mem_check(cs_spiffe_template_fill(facts->template, identity->id));
-	if (strcmp(usual, identity->spiffe_id) != 0) {
-		struct cs_odd *odd = cs_xcalloc(1, sizeof(*odd));
+	uint32_t id;
+	const char *spiffe_id = spiffe_id_of(&entry->fact, &id);
+	char *usual = cs_mem_check(cs_spiffe_template_fill(facts->template, id));
+	if (strcmp(usual, spiffe_id) != 0) {
+		struct cs_odd *odd = cs_xcalloc(1, sizeof(*odd)), **table = odd_table(facts, &entry->fact);
 		odd->entry = entry;
-		HASH_ADD_KEYPTR(hh, facts->odd, identity->spiffe_id, strlen(identity->spiffe_id), odd);
+		HASH_ADD_KEYPTR(hh, *table, spiffe_id, strlen(spiffe_id), odd);
 	}
 	free(usual);
 }
 
-static struct cs_odd *odd_find(const struct cs_facts *facts, const char *spiffe_id)
+static struct cs_odd *odd_find(const struct cs_odd *table, const char *spiffe_id)
 {
 	struct cs_odd *odd;
-	HASH_FIND_STR(facts->odd, spiffe_id, odd);
+	HASH_FIND_STR(table, spiffe_id, odd);
 	return odd;
 }
 
 static void odd_unlink(struct cs_facts *facts, const struct cs_fact_entry *entry)
 {
-	struct cs_odd *odd = odd_find(facts, entry->fact.identity.spiffe_id);
+	uint32_t id;
+	struct cs_odd **table = odd_table(facts, &entry->fact);
+	struct cs_odd *odd = odd_find(*table, spiffe_id_of(&entry->fact, &id));
 	if (odd && odd->entry == entry) {
-		HASH_DEL(facts->odd, odd);
+		HASH_DEL(*table, odd);
 		free(odd);
 	}
 }
 
 uint32_t cs_facts_odd_spiffe_id(const struct cs_facts *facts, const char *spiffe_id)
 {
-	const struct cs_odd *odd = odd_find(facts, spiffe_id);
+	const struct cs_odd *odd = odd_find(facts->odd, spiffe_id);
 	return odd ? odd->entry->fact.identity.id : 0;
+}
+
+const struct cs_store_retired *cs_facts_odd_retired(const struct cs_facts *facts, const char *spiffe_id)
+{
+	const struct cs_odd *odd = odd_find(facts->odd_retired, spiffe_id);
+	return odd ? &odd->entry->fact.retired : NULL;
 }
 
 /* --- addresses and nodes --- */
@@ -347,6 +369,8 @@ void cs_facts_link(struct cs_facts *facts, struct cs_fact_entry *entry)
 	case CS_FACT_RETIRED:
 		slot_make(facts, f->retired.id)->retired = entry;
 		facts->resting += in_range(facts, f->retired.id);
+		if (f->retired.spiffe_id[0])
+			odd_link(facts, entry);
 		break;
 	case CS_FACT_PREFIX:
 		slot_make(facts, f->prefix.id & ~CS_ID_LOCAL_SCOPE)->prefix = entry;
@@ -377,6 +401,8 @@ void cs_facts_unlink(struct cs_facts *facts, struct cs_fact_entry *entry)
 	case CS_FACT_RETIRED:
 		slot_make(facts, f->retired.id)->retired = NULL;
 		facts->resting -= in_range(facts, f->retired.id);
+		if (f->retired.spiffe_id[0])
+			odd_unlink(facts, entry);
 		break;
 	case CS_FACT_PREFIX:
 		slot_make(facts, f->prefix.id & ~CS_ID_LOCAL_SCOPE)->prefix = NULL;

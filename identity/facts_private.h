@@ -23,10 +23,10 @@ struct cs_slot {
 
 struct cs_facts {
 	struct cs_fact_entry *kinds[CS_FACT_KINDS];
-	struct cs_slot **pages;    /* by id / CS_SLOT_PAGE */
-	struct cs_holder *holders; /* nodes by name, and whose claims there are */
-	struct cs_owned *owned;    /* addresses */
-	struct cs_odd *odd;        /* SPIFFE IDs that do not follow from the template: an earlier one's */
+	struct cs_slot **pages;           /* by id / CS_SLOT_PAGE */
+	struct cs_holder *holders;        /* nodes by name, and whose claims there are */
+	struct cs_owned *owned;           /* addresses */
+	struct cs_odd *odd, *odd_retired; /* SPIFFE IDs that do not follow from the template: an earlier one's */
 	char *template;
 	uint32_t id_min, id_max;
 	size_t in_use, resting; /* numbers of that range */
@@ -60,6 +60,8 @@ void cs_facts_unlink(struct cs_facts *facts, struct cs_fact_entry *entry);
 const struct cs_slot *cs_facts_slot(const struct cs_facts *facts, uint32_t id);
 /* The identity that an earlier template gave this SPIFFE ID, 0: none. */
 uint32_t cs_facts_odd_spiffe_id(const struct cs_facts *facts, const char *spiffe_id);
+/* The same of numbers that rest, or did; NULL: none. */
+const struct cs_store_retired *cs_facts_odd_retired(const struct cs_facts *facts, const char *spiffe_id);
 /* The first of a node's claims; the rest by `next`. */
 struct cs_fact_entry *cs_facts_claims(const struct cs_facts *facts, const char *node);
 /* 0, or which two facts contradict each other: what the rules never let happen, but a hand in the file may. */

@@ -54,6 +54,9 @@ static int allocate(struct cs_store *s, struct cs_store_op *op, struct cs_error 
 		return cs_store_refuse(op, -ENOSPC, CS_R_IDENTITIES_EXHAUSTED, "%s", cs_store_exhausted(s));
 	char *spiffe_id = cs_mem_check(cs_spiffe_template_fill(s->config.spiffe_id_template, identity->id));
 	uint32_t odd = cs_facts_odd_spiffe_id(s->facts, spiffe_id);
+	const struct cs_store_retired *was = cs_facts_odd_retired(s->facts, spiffe_id);
+	if (odd == 0 && was && was->until_store_ms > cs_store_now_ms(s))
+		odd = was->id; /* SVIDs of its old owner may live */
 	if (odd != 0) {
 		cs_store_refuse(op, -EEXIST, CS_R_SPIFFE_ID_TAKEN,
 			"%s belongs to identity %u already; change spiffe_id_template", spiffe_id, odd);

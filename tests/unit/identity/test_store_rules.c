@@ -294,6 +294,32 @@ static void test_spiffe_ids_are_unique(void **state)
 	cs_store_close(s);
 }
 
+/* Nor does a SPIFFE ID come back, by another template, before the rest of the number that had it is over. */
+static void test_spiffe_ids_rest(void **state)
+{
+	(void)state;
+	store_config.id_quarantine_ms = HOUR_MS;
+	store_config.spiffe_id_template = "spiffe://example.org/identity/2{id}";
+	struct cs_store *s = store_open();
+	claim_now(s, "n1", "a", "k8s:a=1;", 1); /* .../2256 */
+	release_now(s, "n1", "a");
+	gc_now(s, 0, 10);
+	assert_int_equal(gc_now(s, 0, 10).deleted, 1);
+	cs_store_close(s);
+	store_config.spiffe_id_template = STORE_TEMPLATE;
+	store_config.id_min = store_config.id_max = 2256;
+	s = store_open();
+	assert_int_equal(try_claim(s, "n1", "b", "k8s:b=1;", 2), CS_R_SPIFFE_ID_TAKEN);
+	store_pass_ms(HOUR_MS - 1);
+	assert_int_equal(try_claim(s, "n1", "b", "k8s:b=1;", 2), CS_R_SPIFFE_ID_TAKEN);
+	store_pass_ms(1);
+	assert_int_equal(claim_now(s, "n1", "b", "k8s:b=1;", 2), 2256);
+	cs_store_close(s);
+	s = store_open();
+	gc_now(s, 0, 10);
+	cs_store_close(s);
+}
+
 static void test_exhausted(void **state)
 {
 	(void)state;
@@ -1153,6 +1179,7 @@ int main(void)
 		cmocka_unit_test_setup(test_nodes, store_setup), cmocka_unit_test_setup(test_node_bound, store_setup),
 		cmocka_unit_test_setup(test_fixed_numbers, store_setup),
 		cmocka_unit_test_setup(test_spiffe_ids_are_unique, store_setup),
+		cmocka_unit_test_setup(test_spiffe_ids_rest, store_setup),
 		cmocka_unit_test_setup(test_exhausted, store_setup),
 		cmocka_unit_test_setup(test_address_quarantine, store_setup),
 		cmocka_unit_test_setup(test_no_address_quarantine, store_setup),
