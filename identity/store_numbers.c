@@ -63,20 +63,25 @@ static int by_most(const struct tally *a, const struct tally *b)
 	return (a->n < b->n) - (a->n > b->n);
 }
 
+static void drop(struct tally **tallies)
+{
+	struct tally *t, *tmp;
+	HASH_ITER (hh, *tallies, t, tmp) {
+		HASH_DEL(*tallies, t);
+		free(t);
+	}
+}
+
 /* "shop 30000, web 12", and frees them. */
 static void top(struct tally **tallies, char *out, size_t size)
 {
 	size_t n = 0;
 	int told = 0;
-	struct tally *t, *tmp;
 	HASH_SRT(hh, *tallies, by_most);
 	out[0] = '\0';
-	HASH_ITER (hh, *tallies, t, tmp) {
-		if (told++ < 3 && n < size)
-			n += (size_t)snprintf(out + n, size - n, "%s%s %zu", n ? ", " : "", t->text, t->n);
-		HASH_DEL(*tallies, t);
-		free(t);
-	}
+	for (const struct tally *t = *tallies; t && told++ < 3 && n < size; t = t->hh.next)
+		n += (size_t)snprintf(out + n, size - n, "%s%s %zu", n ? ", " : "", t->text, t->n);
+	drop(tallies);
 }
 
 /* How many identities are in which namespace, and how many values each key has. */
@@ -114,12 +119,12 @@ const char *cs_store_exhausted(struct cs_store *s)
 		return s->exhausted;
 	struct survey survey = {0};
 	struct cs_store_usage usage;
-	char namespaces[256], keys[512], none[8];
+	char namespaces[256], keys[512];
 	cs_store_usage(s, &usage);
 	cs_facts_each(s->facts, CS_FACT_IDENTITY, survey_identity, &survey);
 	top(&survey.namespaces, namespaces, sizeof(namespaces));
 	top(&survey.keys, keys, sizeof(keys));
-	survey.values ? top(&survey.values, none, sizeof(none)) : (void)0;
+	drop(&survey.values);
 	free(s->exhausted);
 	if (asprintf(&s->exhausted,
 		    "all %zu identities from %u to %u are taken: %zu are in use (most in the namespaces %s; the keys "
