@@ -78,16 +78,20 @@ void cs_endpoint_spec_fini(struct cs_endpoint_spec *spec)
 	*spec = (struct cs_endpoint_spec){0};
 }
 
-bool cs_endpoint_spec_equal(const struct cs_endpoint_spec *a, const struct cs_endpoint_spec *b)
+bool cs_endpoint_same_place(const struct cs_endpoint_spec *a, const struct cs_endpoint_spec *b)
 {
-	if (strcmp(a->id, b->id) != 0 || strcmp(a->labels_text, b->labels_text) != 0 ||
-		strcmp(a->interface, b->interface) != 0 || a->dhcp != b->dhcp || a->audit != b->audit ||
+	if (strcmp(a->interface, b->interface) != 0 || a->dhcp != b->dhcp || a->audit != b->audit ||
 		a->naddrs != b->naddrs)
 		return false;
 	for (size_t i = 0; i < a->naddrs; i++)
 		if (!cs_ip_equal(&a->addrs[i], &b->addrs[i]))
 			return false;
 	return true;
+}
+
+bool cs_endpoint_spec_equal(const struct cs_endpoint_spec *a, const struct cs_endpoint_spec *b)
+{
+	return strcmp(a->id, b->id) == 0 && strcmp(a->labels_text, b->labels_text) == 0 && cs_endpoint_same_place(a, b);
 }
 
 static void fill_labels(

@@ -78,6 +78,8 @@ CS_MUST_USE int cs_endpoint_addresses(
 CS_MUST_USE int cs_endpoint_spec_check(
 	const Countersign__V1__EndpointSpec *pb, struct cs_endpoint_spec *ret, struct cs_error *e);
 void cs_endpoint_spec_fini(struct cs_endpoint_spec *spec);
+/* All but id and labels. */
+bool cs_endpoint_same_place(const struct cs_endpoint_spec *a, const struct cs_endpoint_spec *b);
 bool cs_endpoint_spec_equal(const struct cs_endpoint_spec *a, const struct cs_endpoint_spec *b);
 /* The message of a spec; heap, freed by countersign__v1__endpoint_spec__free_unpacked. */
 Countersign__V1__EndpointSpec *cs_endpoint_spec_message(const struct cs_endpoint_spec *spec);

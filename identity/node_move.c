@@ -5,21 +5,10 @@
 
 #include "log.h"
 
-static bool same_place(const struct cs_endpoint_spec *a, const struct cs_endpoint_spec *b)
-{
-	if (strcmp(a->interface, b->interface) != 0 || a->dhcp != b->dhcp || a->audit != b->audit ||
-		a->naddrs != b->naddrs)
-		return false;
-	for (size_t i = 0; i < a->naddrs; i++)
-		if (!cs_ip_equal(&a->addrs[i], &b->addrs[i]))
-			return false;
-	return true;
-}
-
 void cs_node_move_begin(struct cs_node_endpoint *fresh, const struct cs_node_endpoint *old)
 {
 	bool placed = old->conditions[COUNTERSIGN__V1__STEP__STEP_PLACED].met;
-	if (fresh->ifindex != old->ifindex || !same_place(&fresh->spec, &old->spec))
+	if (fresh->ifindex != old->ifindex || !cs_endpoint_same_place(&fresh->spec, &old->spec))
 		return;
 	if (old->move.from != 0)
 		fresh->move = (struct cs_move){
