@@ -9,10 +9,13 @@ import time
 import grpc
 import pytest
 
-from lab.daemon import BUILD
+from lab import protos
+from lab.daemon import BUILD, WAIT_S
 from lab.etcd import Etcd
+from lab.follower import Follower
 from lab.identity_lab import Cluster, Lab, Replicas, refused
-from lab.nodes import IDENTIFIED, PLACED, PUBLISHED, condition, reason_of, spec
+from lab.node_tls import TlsProxy
+from lab.nodes import IDENTIFIED, PLACED, PUBLISHED, condition, ip, labels, reason_of, spec
 
 
 @pytest.fixture
@@ -362,6 +365,13 @@ def test_without_etcd(lab, etcd):
     e = refused(grpc.StatusCode.DEADLINE_EXCEEDED, n1.register, spec("b", "k8s:app=b", ["10.1.0.2"], lab.veth()),
                 wait_for=[IDENTIFIED], timeout=2)
     assert reason_of(e) == "store-unavailable", e.details()
+    # As the cluster role says it. A node that nobody knows can say Hello, and hears nothing.
+    proxy = lab.keep(TlsProxy(lab.base / "n9.sock", r.ports[0], r.ca.node("n9")))
+    stub = protos.cluster_rpc.ClusterStub(proxy.channel)
+    assert not stub.Hello(protos.cluster.HelloRequest(addresses=[ip("10.0.0.9")], port=4250, path="unknown"), timeout=WAIT_S).leader
+    claim = protos.cluster.ClaimRequest(id="x", labels=labels("k8s:app=x"), addresses=[ip("10.1.9.1")])
+    assert reason_of(refused(grpc.StatusCode.UNAVAILABLE, stub.Claim, claim, timeout=WAIT_S)) == "store-unavailable"
+    assert Follower(proxy.channel).wait_end().code() == grpc.StatusCode.FAILED_PRECONDITION
     # A node role that comes now is served too: the replicas know it.
     die(n1)
     n1 = lab.restart(n1)
