@@ -180,6 +180,43 @@ struct cs_store_gc gc_now(struct cs_store *s, int64_t grace_ms, size_t max)
 	return op.gc;
 }
 
+/* --- what would be collected --- */
+
+static void plan_mark(void *data, const struct cs_store_identity *identity)
+{
+	(void)identity;
+	((struct planned *)data)->mark++;
+}
+static void plan_marked(void *data, const struct cs_store_identity *identity, int64_t left_ms)
+{
+	(void)identity;
+	((struct planned *)data)->marked++;
+	((struct planned *)data)->left_ms = left_ms;
+}
+static void plan_remove(void *data, const struct cs_store_identity *identity)
+{
+	(void)identity;
+	((struct planned *)data)->remove++;
+}
+static void plan_resting(void *data, const struct cs_store_retired *retired, int64_t left_ms)
+{
+	(void)retired;
+	((struct planned *)data)->resting++;
+	((struct planned *)data)->left_ms = left_ms;
+}
+
+struct planned plan_now(struct cs_store *s, int64_t grace_ms)
+{
+	struct planned planned = {0};
+	struct cs_store_gc_plan plan = {.mark = plan_mark,
+		.marked = plan_marked,
+		.remove = plan_remove,
+		.resting = plan_resting,
+		.data = &planned};
+	cs_store_gc_plan(s, grace_ms, &plan);
+	return planned;
+}
+
 /* --- what was told --- */
 
 static void say(struct told *told, const char *fmt, ...) CS_PRINTF(2, 3);

@@ -36,6 +36,13 @@ enum cs_reason try_claim(struct cs_store *s, const char *node, const char *endpo
 void release_now(struct cs_store *s, const char *node, const char *endpoint);
 struct cs_store_gc gc_now(struct cs_store *s, int64_t grace_ms, size_t max);
 
+/* How many a garbage collection would mark, leave marked and delete, how many rest; left of the last of those that wait. */
+struct planned {
+	unsigned mark, marked, remove, resting;
+	int64_t left_ms;
+};
+struct planned plan_now(struct cs_store *s, int64_t grace_ms);
+
 /* What a sink was told, as text: "+ identity 256 k8s:app=a;", "- claim n1 a", "~ ..." and "= <revision>". */
 struct told {
 	char text[65536];

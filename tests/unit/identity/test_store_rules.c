@@ -467,45 +467,6 @@ static void test_gc_is_limited(void **state)
 	cs_store_close(s);
 }
 
-struct planned {
-	unsigned mark, marked, remove, resting;
-	int64_t left_ms;
-};
-static void plan_mark(void *data, const struct cs_store_identity *identity)
-{
-	(void)identity;
-	((struct planned *)data)->mark++;
-}
-static void plan_marked(void *data, const struct cs_store_identity *identity, int64_t left_ms)
-{
-	(void)identity;
-	((struct planned *)data)->marked++;
-	((struct planned *)data)->left_ms = left_ms;
-}
-static void plan_remove(void *data, const struct cs_store_identity *identity)
-{
-	(void)identity;
-	((struct planned *)data)->remove++;
-}
-static void plan_resting(void *data, const struct cs_store_retired *retired, int64_t left_ms)
-{
-	(void)retired;
-	((struct planned *)data)->resting++;
-	((struct planned *)data)->left_ms = left_ms;
-}
-
-static struct planned plan_now(struct cs_store *s)
-{
-	struct planned planned = {0};
-	struct cs_store_gc_plan plan = {.mark = plan_mark,
-		.marked = plan_marked,
-		.remove = plan_remove,
-		.resting = plan_resting,
-		.data = &planned};
-	cs_store_gc_plan(s, HOUR_MS, &plan);
-	return planned;
-}
-
 /* The plan says what the next run does, and does nothing itself. */
 static void test_gc_plan(void **state)
 {
@@ -513,20 +474,20 @@ static void test_gc_plan(void **state)
 	store_config.id_quarantine_ms = 26 * HOUR_MS;
 	struct cs_store *s = store_open();
 	claim_now(s, "n1", "a", "k8s:app=a;", 1);
-	struct planned p = plan_now(s);
+	struct planned p = plan_now(s, HOUR_MS);
 	assert_int_equal(p.mark + p.marked + p.remove + p.resting, 0);
 	release_now(s, "n1", "a");
 	for (int i = 0; i < 2; i++)
-		assert_int_equal(plan_now(s).mark, 1);
+		assert_int_equal(plan_now(s, HOUR_MS).mark, 1);
 	gc_now(s, HOUR_MS, 10);
 	store_pass_ms(1000);
-	p = plan_now(s);
+	p = plan_now(s, HOUR_MS);
 	assert_int_equal(p.marked, 1);
 	assert_true(p.left_ms == HOUR_MS - 1000);
 	store_pass_ms(HOUR_MS);
-	assert_int_equal(plan_now(s).remove, 1);
+	assert_int_equal(plan_now(s, HOUR_MS).remove, 1);
 	gc_now(s, HOUR_MS, 10);
-	p = plan_now(s);
+	p = plan_now(s, HOUR_MS);
 	assert_int_equal(p.remove, 0);
 	assert_int_equal(p.resting, 1);
 	assert_true(p.left_ms == 26 * HOUR_MS);
