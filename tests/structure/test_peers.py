@@ -1,4 +1,4 @@
-"""Where there is no Go, or one that is too old, what needs it is skipped with that reason."""
+"""Where there is no Go, one that is too old, or no module, what needs it is skipped with that reason."""
 import pytest
 
 from lab import peers
@@ -9,6 +9,8 @@ from lab import peers
     ("echo go1.19.8", "go1.19.8 is older than go "),
     ("echo no such option >&2; exit 2", "go does not work: no such option"),
     ("echo go9.0", None),
+    ("[ $1 = env ] && echo go9.0 || { echo go: downloading x >&2; echo go: x: no route to host >&2; exit 1; }",
+     "Go's modules cannot be had here: go: x: no route to host"),
 ])
 def test_why_there_are_no_peers(tmp_path, monkeypatch, says, why):
     if says:
