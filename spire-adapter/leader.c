@@ -28,9 +28,13 @@ static void on_reply(const struct cs_grpc_status *status, const ProtobufCMessage
 			cs_grpc_code_name(status->code), status->message);
 		return;
 	}
-	l->known = true;
-	/* "all", "all, leader", "cluster, follower", "node" */
-	bool leads = !strstr(((const Countersign__V1__StatusReply *)reply)->role, "follower");
+	const char *role = ((const Countersign__V1__StatusReply *)reply)->role;
+	bool leads = strcmp(role, "all") == 0 || strcmp(role, "cluster") == 0 || strcmp(role, "cluster, leader") == 0;
+	l->known = leads || strcmp(role, "cluster, follower") == 0;
+	if (!l->known)
+		cs_error_set(&l->why, -EINVAL,
+			"identityd has the role '%.100s' here; the registrar runs beside one that has the cluster role",
+			role);
 	if (leads == l->leads)
 		return;
 	l->leads = leads;

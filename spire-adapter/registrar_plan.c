@@ -164,7 +164,7 @@ bool cs_reg_is_stuck(const struct cs_reg_plan *p, const struct cs_reg_slot *slot
 		cs_error_reason(e, -ENOENT, CS_R_PEER_NODE_UNKNOWN, "the directory has no record of the node");
 	else if (!slot->key.node->parent && *r->agent_selector)
 		cs_error_reason(e, -ENOENT, CS_R_NONE,
-			"SPIRE has no agent for this node: none has the selector parent.agent_selector");
+			"SPIRE has no agent for this node: none has the selector registrar.agent_selector");
 	else if (!slot->key.node->parent)
 		cs_error_reason(e, -EINVAL, CS_R_NONE, "the node's name makes no SPIFFE ID");
 	else

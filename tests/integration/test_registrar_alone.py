@@ -97,6 +97,22 @@ def test_without_a_directory_and_without_spire(dir):
         played.stop()
 
 
+@pytest.mark.parametrize("role,active", [("all", 1), ("cluster", 1), ("cluster, leader", 1), ("cluster, follower", 0), ("node", 0)])
+def test_beside_whom_it_is_active(dir, role, active):
+    played = identityd.Identityd(dir / "identityd", [node("n1")])
+    played.role = role
+    r = Registrar(dir, f"unix:{dir}/api.sock")
+    try:
+        beside_a_node = lambda: "runs beside one that has the cluster role" in r.check("entries").reason.detail
+        heard = {"node": beside_a_node, "cluster, follower": lambda: r.check("entries").ok}
+        is_active = lambda: r.metrics()['countersign_registrar_active{daemon="registrar"}']
+        wait_for(heard.get(role, is_active), r.status)
+        assert is_active() == active and beside_a_node() == (role == "node")
+    finally:
+        r.stop()
+        played.stop()
+
+
 def test_over_tcp_it_wants_an_svid_first(dir):
     with socket.create_server(("127.0.0.1", 0)) as server:
         r = Registrar(dir, f"127.0.0.1:{server.getsockname()[1]}", f"spire.agent_socket={dir}/agent.sock")
