@@ -117,6 +117,7 @@ int cs_store_copy(struct cs_store *from, struct cs_store *to, void (*progress)(v
 	/* What rests goes on resting from where it was. */
 	to->heard_store_ms = cs_store_now_ms(from);
 	to->heard_mono_ms = to->clock->mono_ms(to->clock->data);
+	to->meta.next_id = from->meta.next_id; /* in turn, on which cs_store_new_epoch counts */
 	r = flush(to, true, e);
 	if (r == 0)
 		r = copy_facts(from, to, &p, e);

@@ -121,7 +121,7 @@ static struct cs_fact_entry *quarantine_of(const struct cs_store *s, const struc
 }
 
 /* Refuses an address that was another identity's a moment ago: who has not heard that it was let go would take the one
- * for the other. The same endpoint with other labels is still the same workload. */
+ * for the other. What a live claim has does not rest: its labels may change. */
 static void check_quarantine(struct cs_store *s, struct cs_store_op *op)
 {
 	const struct cs_store_claim *claim = &op->claim;
@@ -136,8 +136,7 @@ static void check_quarantine(struct cs_store *s, struct cs_store_op *op)
 		/* A shorter setting is one for what rests already, too. */
 		if (left_ms > s->config.address_quarantine_ms)
 			left_ms = s->config.address_quarantine_ms;
-		bool same = (identity && identity->id == was->identity) ||
-			    (strcmp(was->node, claim->node) == 0 && strcmp(was->endpoint, claim->endpoint) == 0);
+		bool same = identity && identity->id == was->identity;
 		char text[CS_IP_TEXT];
 		if (left_ms > 0 && !same && op->retry_after_ms < left_ms)
 			op->retry_after_ms = left_ms;

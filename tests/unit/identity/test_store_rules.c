@@ -376,6 +376,8 @@ static void test_address_quarantine(void **state)
 	assert_string_equal(early.error.text,
 		"10.0.0.1 was identity 256's until a moment ago; it can be another's in 1 s (address.quarantine)");
 	assert_int_equal(try_claim(s, "n1", "b", "k8s:app=b;", 2), CS_R_NONE);
+	/* A name is no identity: also one of that name, with other labels, waits. */
+	assert_int_equal(try_claim(s, "n1", "a", "k8s:app=b;", 1), CS_R_ADDRESS_IN_QUARANTINE);
 	/* The same identity may have it at once. */
 	assert_int_equal(try_claim(s, "n2", "c", "k8s:app=a;", 1), CS_R_NONE);
 	release_now(s, "n2", "c");
@@ -914,8 +916,10 @@ static void test_copy(void **state)
 	assert_int_equal(cs_store_copy(file, s, on_progress, NULL, &e), 0);
 	assert_true(last_done == last_all && last_all > 1400);
 	check_copy(file, s);
-	/* A number that rested goes on resting; and it can be worked with. */
+	/* A number that rested goes on resting; and it can be worked with. Numbers go on from where they were, also when one
+	 * before has rested for long enough. */
 	assert_non_null(cs_facts_retired(cs_store_facts(s), 256));
+	store_pass_ms(2 * HOUR_MS);
 	assert_true(claim_now(s, "n1", "new", "k8s:app=new;", 5000) > 256 + 700);
 	/* Not into one that has something. */
 	assert_int_equal(cs_store_copy(file, s, NULL, NULL, &e), -EEXIST);
