@@ -103,9 +103,8 @@ struct cs_batch {
 CS_MUST_USE int cs_cursor_next(struct cs_cursor *cursor, size_t max_bytes, struct cs_batch *ret, struct cs_error *e);
 /* The records as messages, in msg.records, borrowed as the batch is: for who looks into them instead of packing. */
 void cs_cursor_unpack(struct cs_cursor *cursor, struct cs_batch *batch);
-/* Would the next batch begin a full state, is one under way? It is what costs memory: a list of all records. */
+/* Would the next batch begin a full state? It is what costs memory: a list of all records. */
 bool cs_cursor_begins_full(const struct cs_cursor *cursor);
-bool cs_cursor_in_full(const struct cs_cursor *cursor);
 /* It resumes from a revision that this directory, of the same epoch, has not reached: another replica was faster. It gets
  * nothing before the directory is there; or, if it is told to believe the directory, its full state. */
 bool cs_cursor_ahead(const struct cs_cursor *cursor);

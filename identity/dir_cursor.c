@@ -205,11 +205,6 @@ bool cs_cursor_begins_full(const struct cs_cursor *c)
 	       (c->follow.revision > dir->revision && c->believe);
 }
 
-bool cs_cursor_in_full(const struct cs_cursor *c)
-{
-	return c->full && c->next < c->npending;
-}
-
 bool cs_cursor_ahead(const struct cs_cursor *c)
 {
 	return !c->started && c->follow.resume && c->follow.epoch == c->dir->epoch &&

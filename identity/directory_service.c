@@ -307,11 +307,6 @@ const struct cs_grpc_service *cs_directory_service_grpc(const struct cs_director
 	return &s->grpc;
 }
 
-size_t cs_directory_service_followers(const struct cs_directory_service *s)
-{
-	return s->nfollowers;
-}
-
 void cs_directory_service_close(struct cs_directory_service *s)
 {
 	if (s->closed)

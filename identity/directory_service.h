@@ -32,7 +32,6 @@ struct cs_directory_service_options { /* borrowed until freed */
 struct cs_directory_service *cs_directory_service_new(const struct cs_directory_service_options *options);
 /* For cs_grpc_server_add; lives as long as this. */
 const struct cs_grpc_service *cs_directory_service_grpc(const struct cs_directory_service *service);
-size_t cs_directory_service_followers(const struct cs_directory_service *service);
 /* Ends all streams (UNAVAILABLE), and answers all who wait; before the directory goes. Closes its timers. */
 void cs_directory_service_close(struct cs_directory_service *service);
 /* After the server is closed and the loop has ended. */

@@ -88,16 +88,6 @@ const char *cs_etcd_endpoint(const struct cs_etcd *etcd)
 	return etcd->endpoints[etcd->current].url;
 }
 
-void cs_etcd_heard(struct cs_etcd *etcd)
-{
-	etcd->heard_ms = cs_loop_mono_ms(etcd->loop);
-}
-
-int64_t cs_etcd_heard_mono_ms(const struct cs_etcd *etcd)
-{
-	return etcd->heard_ms;
-}
-
 int64_t cs_etcd_backoff_ms(const struct cs_etcd *etcd, unsigned n)
 {
 	if (n < etcd->nendpoints)
@@ -186,7 +176,6 @@ int cs_etcd_new(struct cs_loop *loop, const struct cs_etcd_options *o, struct cs
 		return r;
 	struct cs_etcd *etcd = cs_xcalloc(1, sizeof(*etcd));
 	etcd->loop = loop;
-	etcd->heard_ms = INT64_MIN;
 	etcd->ca_file = cs_etcd_strdup(o->ca_file);
 	etcd->cert_file = cs_etcd_strdup(o->cert_file);
 	etcd->key_file = cs_etcd_strdup(o->key_file);

@@ -47,8 +47,6 @@ CS_MUST_USE int cs_etcd_new(
 void cs_etcd_close(struct cs_etcd *etcd, void (*closed)(void *data), void *data);
 /* The endpoint in use, as it was given. */
 const char *cs_etcd_endpoint(const struct cs_etcd *etcd);
-/* When etcd was last heard of: any answer at all. INT64_MIN: never. */
-int64_t cs_etcd_heard_mono_ms(const struct cs_etcd *etcd);
 
 /* ---- calls ---- */
 

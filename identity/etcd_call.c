@@ -121,7 +121,6 @@ static void on_reply(const struct cs_grpc_status *status, const ProtobufCMessage
 		struct cs_etcd_result result = {.outcome = CS_ETCD_DONE,
 			.revision = header ? header->revision : 0,
 			.cluster_id = header ? header->cluster_id : 0};
-		cs_etcd_heard(etcd);
 		finish(call, &result, reply);
 		return;
 	}
@@ -136,8 +135,6 @@ static void on_reply(const struct cs_grpc_status *status, const ProtobufCMessage
 		cs_grpc_code_name(status->code), status->message);
 	if (verdict.elsewhere)
 		cs_etcd_turn(etcd, call->endpoint);
-	else
-		cs_etcd_heard(etcd);
 	if (verdict.token && etcd->user && call->token_tries < 2)
 		retry_with_token(call);
 	else if (sure && (verdict.elsewhere || verdict.later))

@@ -29,7 +29,6 @@ struct cs_etcd {
 	struct etcd_call *calls;
 	size_t ncalls;
 	struct etcd_stream *streams;
-	int64_t heard_ms;
 	size_t handles; /* timers and channels that are not closed yet */
 	bool closing;
 	void (*closed)(void *data);
@@ -40,7 +39,6 @@ struct cs_etcd {
 void cs_etcd_handle_closed(struct cs_etcd *etcd);
 /* This endpoint is of no use now: the next one's turn, unless that has happened already. */
 void cs_etcd_turn(struct cs_etcd *etcd, size_t endpoint);
-void cs_etcd_heard(struct cs_etcd *etcd);
 /* How long to wait before the nth try (from 0): not at all while there are endpoints that were not asked. */
 int64_t cs_etcd_backoff_ms(const struct cs_etcd *etcd, unsigned n);
 /* Metadata of every call; fields has room for CS_GRPC_FIELDS_MAX. Valid until the token changes. */

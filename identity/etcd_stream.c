@@ -64,7 +64,6 @@ static void on_message(struct cs_grpc_client_call *call, const ProtobufCMessage 
 	if (!s)
 		return;
 	s->heard_ms = now(s);
-	cs_etcd_heard(s->etcd);
 	s->ops->message(s, message);
 }
 

@@ -328,11 +328,6 @@ void cs_replica_follow(struct cs_replica *r)
 	r->stream = stream;
 }
 
-bool cs_replica_follows(const struct cs_replica *r)
-{
-	return r->stream != NULL;
-}
-
 int64_t cs_replica_may_follow_mono_ms(const struct cs_replica *r)
 {
 	return r->again_mono_ms;

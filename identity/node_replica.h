@@ -47,7 +47,6 @@ void cs_replica_tick(struct cs_replica *r, bool hurry);
 /* Follow the directory from where the node is; not before may_follow_mono_ms. */
 void cs_replica_follow(struct cs_replica *r);
 void cs_replica_unfollow(struct cs_replica *r);
-bool cs_replica_follows(const struct cs_replica *r);
 int64_t cs_replica_may_follow_mono_ms(const struct cs_replica *r);
 
 CS_MUST_USE int cs_replica_ask_take(struct cs_replica *r, struct cs_ask *ask, struct cs_error *e);

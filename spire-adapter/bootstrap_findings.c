@@ -42,14 +42,6 @@ void cs_findings_unchecked(struct cs_findings *f, const char *text)
 	f->unchecked[f->nunchecked++] = cs_xstrdup(text);
 }
 
-size_t cs_findings_count(const struct cs_findings *f, const char *kind)
-{
-	for (size_t i = 0; i < f->nkinds; i++)
-		if (strcmp(f->kinds[i].kind, kind) == 0)
-			return f->kinds[i].n;
-	return 0;
-}
-
 static json_t *json_findings(const struct cs_findings *f)
 {
 	json_t *document = json_object(), *findings = json_array(), *counts = json_object(), *unchecked = json_array();

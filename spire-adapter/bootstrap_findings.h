@@ -28,7 +28,6 @@ struct cs_findings {
 void cs_findings_add(struct cs_findings *f, const char *kind, const char *subject, const char *remedy, const char *fmt,
 	...) CS_PRINTF(5, 6);
 void cs_findings_unchecked(struct cs_findings *f, const char *text);
-size_t cs_findings_count(const struct cs_findings *f, const char *kind);
 void cs_findings_report(const struct cs_findings *f, bool json);
 void cs_findings_fini(struct cs_findings *f);
 
