@@ -96,10 +96,6 @@ static void tail_of(struct cs_fact *f, struct tail *t)
 		tail_text(t, &f->claim.node);
 		tail_text(t, &f->claim.endpoint);
 		break;
-	case CS_FACT_ADDRESS:
-		tail_text(t, &f->address.node);
-		tail_text(t, &f->address.endpoint);
-		break;
 	case CS_FACT_REVOCATION:
 		tail_bytes(t, (const void **)&f->revocation.body, f->revocation.n);
 		tail_text(t, &f->revocation.id);
@@ -115,6 +111,7 @@ static void tail_of(struct cs_fact *f, struct tail *t)
 	case CS_FACT_BLOB:
 		tail_bytes(t, (const void **)&f->blob.bytes, f->blob.n);
 		break;
+	case CS_FACT_ADDRESS:
 	case CS_FACT_PREFIX:
 	case CS_FACT_KINDS:
 		break;

@@ -55,8 +55,7 @@ struct cs_store_claim {
 };
 struct cs_store_address {
 	struct cs_ip ip;
-	uint32_t identity; /* whose it was ... */
-	const char *node, *endpoint;
+	uint32_t identity; /* whose it was */
 	int64_t until_store_ms;
 };
 struct cs_store_revocation {

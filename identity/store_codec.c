@@ -172,8 +172,6 @@ static uint8_t *encode_small(const struct cs_fact *f, size_t *ret_n)
 	case CS_FACT_ADDRESS:
 		m.address.ip = bytes_of(f->address.ip.bytes, f->address.ip.len);
 		m.address.identity = f->address.identity;
-		m.address.node = (char *)f->address.node;
-		m.address.endpoint = (char *)f->address.endpoint;
 		m.address.until_store_ms = f->address.until_store_ms;
 		break;
 	case CS_FACT_PREFIX:
@@ -313,10 +311,8 @@ static bool decode(const void *message, struct cs_fact *f, struct cs_fact_hold *
 		       to_ips(claim->addresses, claim->n_addresses, f->claim.addrs, 2 * CS_FAMILY_ADDRS_MAX,
 			       &f->claim.naddrs);
 	case CS_FACT_ADDRESS:
-		f->address = (struct cs_store_address){.identity = address->identity,
-			.node = address->node,
-			.endpoint = address->endpoint,
-			.until_store_ms = address->until_store_ms};
+		f->address = (struct cs_store_address){
+			.identity = address->identity, .until_store_ms = address->until_store_ms};
 		return to_ip(&address->ip, &f->address.ip);
 	case CS_FACT_PREFIX:
 		return decode_prefix(message, &f->prefix);

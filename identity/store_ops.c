@@ -155,8 +155,6 @@ static void let_go(struct cs_store *s, const struct cs_store_claim *claim)
 		struct cs_fact fact = {.kind = CS_FACT_ADDRESS,
 			.address = {.ip = cs_ip_key(&claim->addrs[i]),
 				.identity = claim->identity,
-				.node = claim->node,
-				.endpoint = claim->endpoint,
 				.until_store_ms = cs_store_now_ms(s) + s->config.address_quarantine_ms}};
 		cs_store_put(s, &fact);
 	}

@@ -133,8 +133,6 @@ static int carry_quarantine(struct carrying *c, sqlite3_stmt *q)
 	struct cs_fact fact = {.kind = CS_FACT_ADDRESS,
 		.address = {.ip = address(q, 0),
 			.identity = (uint32_t)sqlite3_column_int64(q, 1),
-			.node = text(q, 2),
-			.endpoint = text(q, 3),
 			.until_store_ms = c->now_ms + c->config->address_quarantine_ms}};
 	return put_fact(c, &fact);
 }
@@ -165,7 +163,7 @@ static int carry_all(struct carrying *c)
 		{"SELECT name, port, path FROM node", carry_node},
 		{"SELECT node, endpoint, identity FROM claim", carry_claim},
 		{"SELECT number, ip, bits FROM prefix", carry_prefix},
-		{"SELECT ip, identity, node, endpoint FROM quarantine", carry_quarantine},
+		{"SELECT ip, identity FROM quarantine", carry_quarantine},
 	};
 	int r = sqlite3_prepare_v2(c->db, "INSERT INTO fact (key, value) VALUES (?1, ?2)", -1, &c->put, NULL) ==
 				SQLITE_OK
