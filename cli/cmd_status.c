@@ -7,6 +7,19 @@
 #include "doc.h"
 #include "view.h"
 
+/* "" where there is no cluster role. */
+static json_t *leadership(Countersign__V1__Leadership value)
+{
+	switch (value) {
+	case COUNTERSIGN__V1__LEADERSHIP__LEADERSHIP_LEADER:
+		return json_string("leader");
+	case COUNTERSIGN__V1__LEADERSHIP__LEADERSHIP_FOLLOWER:
+		return json_string("follower");
+	default:
+		return json_string("");
+	}
+}
+
 static void take_status(const ProtobufCMessage *message, void *data)
 {
 	const Countersign__V1__StatusReply *r = (const void *)message;
@@ -21,6 +34,7 @@ static void take_status(const ProtobufCMessage *message, void *data)
 	cs_doc_set(daemon, "healthy", json_boolean(r->healthy));
 	cs_doc_set(daemon, "version", cs_doc_text(r->version));
 	cs_doc_set(daemon, "role", cs_doc_text(r->role));
+	cs_doc_set(daemon, "leadership", leadership(r->leadership));
 	cs_doc_set(daemon, "node", cs_doc_text(r->node));
 	cs_doc_set(daemon, "started_unix_ms", json_integer(r->started_unix_ms));
 	cs_doc_set(daemon, "checks", checks);
@@ -30,8 +44,9 @@ static json_t *ask(const struct cs_cli *cli, const struct cs_service *service)
 {
 	Countersign__V1__StatusRequest request = COUNTERSIGN__V1__STATUS_REQUEST__INIT;
 	struct cs_error e = {0};
-	json_t *daemon = cs_doc_pack("{s:s, s:b, s:b, s:s, s:s, s:s, s:i, s:[]}", "daemon", service->daemon, "running",
-		0, "healthy", 0, "version", "", "role", "", "node", "", "started_unix_ms", 0, "checks");
+	json_t *daemon = cs_doc_pack("{s:s, s:b, s:b, s:s, s:s, s:s, s:s, s:i, s:[]}", "daemon", service->daemon,
+		"running", 0, "healthy", 0, "version", "", "role", "", "leadership", "", "node", "", "started_unix_ms",
+		0, "checks");
 	int code = cs_cli_ask(cli, service, "Get", &request.base, take_status, daemon, NULL, &e);
 	if (e.reason == CS_R_ROLE_REFUSED) /* it is there, and turns this user away */
 		cs_doc_set(daemon, "running", json_true());
@@ -54,12 +69,23 @@ static enum cs_style cell_state(const json_t *daemon, int64_t now_unix_ms, FILE 
 	return !running ? CS_STYLE_BAD : healthy ? CS_STYLE_GOOD : CS_STYLE_WARN;
 }
 
+/* A cluster role that is alone leads, and nobody asks. */
+static enum cs_style cell_role(const json_t *daemon, int64_t now_unix_ms, FILE *out)
+{
+	const char *role = json_string_value(json_object_get(daemon, "role"));
+	const char *leadership = json_string_value(json_object_get(daemon, "leadership"));
+	cs_cell_text(json_object_get(daemon, "role"), now_unix_ms, out);
+	if (strcmp(role, "cluster") == 0 && *leadership)
+		fprintf(out, ", %s", leadership);
+	return CS_STYLE_PLAIN;
+}
+
 static const struct cs_column columns[] = {
 	{"DAEMON", "daemon", cs_cell_text, false},
 	{"STATE", NULL, cell_state, false},
 	{"STARTED", "started_unix_ms", cs_cell_ago, false},
 	{"VERSION", "version", cs_cell_text, false},
-	{"ROLE", "role", cs_cell_text, false},
+	{"ROLE", NULL, cell_role, false},
 	{"NODE", "node", cs_cell_text, false},
 };
 

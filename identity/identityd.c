@@ -126,24 +126,10 @@ static int node_name(struct cs_identityd *d, const char **ret, struct cs_error *
 
 /* --- cluster role --- */
 
-static const char *role_name(const struct cs_identityd *d, bool leads)
-{
-	switch (d->config->role) {
-	case CS_RUN_NODE:
-		return "node";
-	case CS_RUN_CLUSTER:
-		return !cs_etcd_settings_used(&d->config->etcd) ? "cluster"
-		       : leads                                  ? "cluster, leader"
-								: "cluster, follower";
-	default:
-		return "all";
-	}
-}
-
 static void on_leads(void *data, bool leads)
 {
 	struct cs_identityd *d = data;
-	cs_status_set_role(d->daemon->status, role_name(d, leads));
+	cs_status_set_leadership(d->daemon->status, leads ? CS_LEADERSHIP_LEADER : CS_LEADERSHIP_FOLLOWER);
 }
 
 /* A descriptor for each node, and for those that come: as many as this process may ask for. */
@@ -406,12 +392,15 @@ static void make_metrics(struct cs_identityd *d)
 
 int cs_identityd_start(struct cs_daemon *daemon, struct cs_identityd **ret, struct cs_error *e)
 {
+	static const char *const roles[] = {[CS_RUN_ALL] = "all", [CS_RUN_NODE] = "node", [CS_RUN_CLUSTER] = "cluster"};
 	struct cs_identityd *d = cs_xcalloc(1, sizeof(*d));
 	d->daemon = daemon;
 	d->config = daemon->config;
 	*ret = d;
 	make_metrics(d);
-	cs_status_set_role(daemon->status, role_name(d, false));
+	cs_status_set_role(daemon->status, roles[d->config->role]);
+	if (d->config->role != CS_RUN_NODE)
+		on_leads(d, false);
 	catch_sighup(d);
 	int r = make_state_dir(d, e);
 	if (r == 0)

@@ -30,6 +30,7 @@ struct cs_status {
 	struct cs_grpc_server *server;
 	struct cs_grpc_service service;
 	char daemon[64], role[64], node[NAME_SIZE];
+	enum cs_leadership leadership;
 	int64_t started_unix_ms;
 	struct cs_check checks[CS_STATUS_CHECKS];
 	size_t nchecks;
@@ -136,6 +137,7 @@ static void get(struct cs_grpc_call *call, const ProtobufCMessage *in, void *dat
 	reply.healthy = cs_status_healthy(s);
 	reply.checks = list;
 	reply.n_checks = s->nchecks;
+	reply.leadership = (Countersign__V1__Leadership)s->leadership;
 	cs_grpc_reply(call, &reply.base);
 }
 
@@ -235,6 +237,11 @@ struct cs_status *cs_status_new(struct cs_loop *loop, const char *daemon, struct
 void cs_status_set_role(struct cs_status *s, const char *role)
 {
 	snprintf(s->role, sizeof(s->role), "%s", role);
+}
+
+void cs_status_set_leadership(struct cs_status *s, enum cs_leadership leadership)
+{
+	s->leadership = leadership;
 }
 
 void cs_status_set_node(struct cs_status *s, const char *node)

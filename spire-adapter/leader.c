@@ -28,13 +28,13 @@ static void on_reply(const struct cs_grpc_status *status, const ProtobufCMessage
 			cs_grpc_code_name(status->code), status->message);
 		return;
 	}
-	const char *role = ((const Countersign__V1__StatusReply *)reply)->role;
-	bool leads = strcmp(role, "all") == 0 || strcmp(role, "cluster") == 0 || strcmp(role, "cluster, leader") == 0;
-	l->known = leads || strcmp(role, "cluster, follower") == 0;
+	const Countersign__V1__StatusReply *said = (const void *)reply;
+	bool leads = said->leadership == COUNTERSIGN__V1__LEADERSHIP__LEADERSHIP_LEADER;
+	l->known = leads || said->leadership == COUNTERSIGN__V1__LEADERSHIP__LEADERSHIP_FOLLOWER;
 	if (!l->known)
 		cs_error_set(&l->why, -EINVAL,
 			"identityd has the role '%.100s' here; the registrar runs beside one that has the cluster role",
-			role);
+			said->role);
 	if (leads == l->leads)
 		return;
 	l->leads = leads;

@@ -22,6 +22,7 @@ from lab import sanitizers
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_S = 900  # of one program or one Python file
 BUILD_TIMEOUT_S = 3600
+IN_SHORT = 20  # failures of one program that the end of a run names again
 INTERRUPTED_S = 60  # for what is interrupted to clean up
 RUNNING = set()  # process groups
 KINDS = {"real": "a real SPIRE", "partner": "a partner that plays SPIRE"}  # as tests/spire/conftest.py names them
@@ -48,6 +49,12 @@ def by_reason(skips):
     return found
 
 
+def in_short(r):
+    """A line per failure, for the end of a long run."""
+    lines = re.findall(r"^(?:FAILED|ERROR) .*$|^not ok (?!\d+ # SKIP).*$", r.output, re.MULTILINE)
+    return [f"{r.name}: {line[:500]}" for line in [*lines[:IN_SHORT], *r.trouble]]
+
+
 class Tally:
     def __init__(self):
         self.passed = self.failed = self.skipped = 0
@@ -69,7 +76,7 @@ class Tally:
                 shown = ", ".join(names) if len(names) < 4 or r.kinds else f"{len(names)} cases"
                 print(f"         skipped: {shown}: {reason}")
             if failed:
-                self.failures.append(r.name)
+                self.failures += in_short(r)
                 lines = r.output.strip().splitlines()
                 shown = lines if len(lines) <= 120 else lines[:20] + ["[...]"] + lines[-100:]
                 print("\n".join("       | " + line for line in shown))
@@ -374,7 +381,7 @@ def main():
     print("\n" + ", ".join(f"{name} {seconds:.0f} s" for name, seconds in times)
           + f"; together {sum(s for _, s in times) / 60:.1f} minutes on {os.cpu_count()} processors")
     if tally.failures:
-        print("failed: " + ", ".join(tally.failures))
+        print("failed:\n  " + "\n  ".join(tally.failures))
     print(f"{tally.passed} passed, {tally.failed} failed, {tally.skipped} skipped")
     return int(tally.failed > 0)
 

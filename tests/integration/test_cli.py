@@ -218,6 +218,19 @@ def test_status_healthy(node):
     assert doc["healthy"] is True and doc["instance"] == str(node.path)
     assert [d["daemon"] for d in doc["daemons"]] == ["identityd", "spire-adapter", "authd"]
     assert doc["daemons"][0]["error"] is None
+    assert [d["leadership"] for d in doc["daemons"]] == ["", "", ""]
+
+
+@pytest.mark.parametrize("role,leadership,shown", [
+    ("cluster", status.LEADERSHIP_LEADER, "cluster, leader"), ("cluster", status.LEADERSHIP_FOLLOWER, "cluster, follower"),
+    ("all", status.LEADERSHIP_LEADER, "all"), ("node", status.LEADERSHIP_NONE, "node")])
+def test_status_of_the_cluster_role(node, role, leadership, shown):
+    r = reply("identityd", leadership=leadership)
+    r.role = role
+    serve_status(node, identityd=r)
+    assert re.split(r"  +", node.table("status")[1])[4] == shown
+    says = {status.LEADERSHIP_LEADER: "leader", status.LEADERSHIP_FOLLOWER: "follower", status.LEADERSHIP_NONE: ""}
+    assert (node.json("status")["daemons"][0]["role"], node.json("status")["daemons"][0]["leadership"]) == (role, says[leadership])
 
 
 def test_status_degraded_and_down(node):

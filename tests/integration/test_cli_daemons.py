@@ -138,7 +138,7 @@ def test_lists(node, db):
 def test_status_and_metrics(node, db):
     daemons = {d["daemon"]: d for d in node.json("status", code=1)["daemons"]}
     assert daemons["identityd"]["running"] and daemons["spire-adapter"]["running"] and not daemons["authd"]["running"]
-    assert daemons["identityd"]["role"] == "all" and daemons["identityd"]["node"] == "n1"
+    assert (daemons["identityd"]["role"], daemons["identityd"]["leadership"]) == ("all", "leader") and daemons["identityd"]["node"] == "n1"
     with node.ns.entered():
         x = Daemon("cli/countersign", "--instance", node.path, "exporter", "--listen", "127.0.0.1:0")
     url = re.search(r'"url":"([^"]+)"', x.output())[1]

@@ -206,7 +206,7 @@ class Run:
 
     def leads(self, replica):
         try:
-            return replica.status().role == "cluster, leader"
+            return replica.status().leadership == protos.status.LEADERSHIP_LEADER
         except grpc.RpcError:
             return False
 

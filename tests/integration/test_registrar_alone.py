@@ -97,16 +97,16 @@ def test_without_a_directory_and_without_spire(dir):
         played.stop()
 
 
-@pytest.mark.parametrize("role,active", [("all", 1), ("cluster", 1), ("cluster, leader", 1), ("cluster, follower", 0), ("node", 0)])
-def test_beside_whom_it_is_active(dir, role, active):
+@pytest.mark.parametrize("role,leadership,active", [("all", "LEADER", 1), ("cluster", "LEADER", 1), ("cluster", "FOLLOWER", 0), ("node", "NONE", 0)])
+def test_beside_whom_it_is_active(dir, role, leadership, active):
     played = identityd.Identityd(dir / "identityd", [node("n1")])
-    played.role = role
+    played.role, played.leadership = role, leadership
     r = Registrar(dir, f"unix:{dir}/api.sock")
     try:
         beside_a_node = lambda: "runs beside one that has the cluster role" in r.check("entries").reason.detail
-        heard = {"node": beside_a_node, "cluster, follower": lambda: r.check("entries").ok}
+        heard = {"NONE": beside_a_node, "FOLLOWER": lambda: r.check("entries").ok}
         is_active = lambda: r.metrics()['countersign_registrar_active{daemon="registrar"}']
-        wait_for(heard.get(role, is_active), r.status)
+        wait_for(heard.get(leadership, is_active), r.status)
         assert is_active() == active and beside_a_node() == (role == "node")
     finally:
         r.stop()

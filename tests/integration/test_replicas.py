@@ -36,6 +36,10 @@ def etcd():
         yield etcd
 
 
+def leadership(d):
+    return protos.status.Leadership.Name(d.status().leadership).removeprefix("LEADERSHIP_")
+
+
 def timed(fn, *args, **more):
     start = time.monotonic()
     return fn(*args, **more), time.monotonic() - start
@@ -257,7 +261,7 @@ def test_replicas_have_one_directory(lab, etcd):
     r.leader()
     f = same_directory([d for d in r.all if d.alive])
     assert f.position == before and f.get("policy", "default/web")
-    assert sorted(d.status().role for d in r.all if d.alive) == ["cluster, follower", "cluster, leader"]
+    assert sorted(leadership(d) for d in r.all if d.alive) == ["FOLLOWER", "LEADER"]
 
 
 def test_a_leader_is_killed(lab, etcd):
@@ -283,7 +287,7 @@ def test_a_leader_is_killed(lab, etcd):
             assert f.synced == 1  # the node role's own followers saw no new state
         if turn == 0:
             r.start(killed[0])
-            wait_until(lambda: r.all[killed[0]].status().role == "cluster, follower")
+            wait_until(lambda: leadership(r.all[killed[0]]) == "FOLLOWER")
     same_directory([d for d in r.all if d.alive])
     ids = {(i.id, tuple(l.value for l in i.labels)) for i in followers[0].all("identity").values()}
     assert len(ids) == len({i for i, _ in ids}) == len({l for _, l in ids}) == 5
@@ -315,7 +319,7 @@ def test_a_leader_sleeps(lab, etcd):
     status = n2.register(spec("b", "k8s:app=b", ["10.2.0.1"], lab.veth()), timeout=30)
     assert condition(status, PLACED).met and time.monotonic() - start < 20
     os.kill(old.pid, signal.SIGCONT)
-    wait_until(lambda: old.status().role == "cluster, follower")
+    wait_until(lambda: leadership(old) == "FOLLOWER")
     status = n1.register(spec("c", "k8s:app=c", ["10.1.0.2"], lab.veth()), wait_for=[PLACED, PUBLISHED], timeout=30)
     assert condition(status, PUBLISHED).met and n2.once().get("endpoint", ("n1", "c"))
     f = same_directory(r.all)

@@ -4,6 +4,7 @@ import time
 import grpc
 import pytest
 
+from lab import protos
 from lab.daemon import WAIT_S
 from lab.interfaces import Interfaces
 from lab.node_tls import CA
@@ -95,7 +96,7 @@ class Replicas:
         end = time.monotonic() + WAIT_S
         while True:
             for r in among or [r for r in self.all if r.alive]:
-                if r.status().role == "cluster, leader":
+                if r.status().leadership == protos.status.LEADERSHIP_LEADER:
                     return r
             assert time.monotonic() < end, [r.output()[-2000:] for r in self.all]
             time.sleep(0.05)

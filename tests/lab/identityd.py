@@ -48,7 +48,8 @@ class Identityd(protos.directory_rpc.DirectoryServicer, protos.endpoints_rpc.End
         self.dir, self.hold_sync = dir, hold_sync
         self.state = {Follower.key(r): r for r in records}
         self.followers, self.requests, self.reports = [], queue.Queue(), queue.Queue()
-        self.revision, self.report_error, self.role = 1, None, "all"
+        self.revision, self.report_error = 1, None
+        self.role, self.leadership = "all", "LEADER"
         dir.mkdir(parents=True, exist_ok=True)
         self.server = grpc.server(futures.ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
         protos.directory_rpc.add_DirectoryServicer_to_server(self, self.server)
@@ -95,7 +96,8 @@ class Identityd(protos.directory_rpc.DirectoryServicer, protos.endpoints_rpc.End
             batches.put(batch)
 
     def Get(self, request, context):
-        return protos.status.StatusReply(daemon="identityd", role=self.role, healthy=True)
+        return protos.status.StatusReply(daemon="identityd", role=self.role, healthy=True,
+                                           leadership=f"LEADERSHIP_{self.leadership}")
 
     def Report(self, request, context):
         if self.report_error:

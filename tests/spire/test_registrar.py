@@ -233,16 +233,16 @@ def test_without_identityd_nothing_is_deleted(home):
 
 def test_beside_a_follower_nothing_is_written(home):
     home.say(node("n1"), number(A), placement(A, "n1"))
-    home.identityd.role = "all, follower"
+    home.identityd.leadership = "FOLLOWER"
     r = home.registrar()
     wait_for(lambda: home.identityd.requests.qsize(), "the question")
     with pytest.raises(grpc.RpcError) as e:
         r.diff()
     assert e.value.code() == grpc.StatusCode.FAILED_PRECONDITION and "not active" in e.value.details()
     assert r.check("entries").ok and not home.ours()
-    home.identityd.role = "all, leader"
+    home.identityd.leadership = "LEADER"
     right(r, 1)
-    home.identityd.role = "all, follower"
+    home.identityd.leadership = "FOLLOWER"
     wait_for(lambda: r.metrics()['countersign_registrar_active{daemon="registrar"}'] == 0, "not active any more")
     home.identityd.push(number(B), placement(B, "n1"))
     wait_for(lambda: r.count("wanted") == 2, "it listens")

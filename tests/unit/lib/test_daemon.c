@@ -53,6 +53,7 @@ static int start(struct cs_daemon *d, struct cs_error *e)
 	cs_check_error(cs_check_new(d->status, "other"), &(struct cs_error){.text = "broken"});
 	cs_status_set_role(d->status, "all");
 	cs_status_set_node(d->status, "node1");
+	cs_status_set_leadership(d->status, CS_LEADERSHIP_FOLLOWER);
 	struct cs_metric *m = cs_counter(d->metrics, "countersign_test_total", "Test", "n", 100000);
 	for (int64_t i = 0; i < c->series; i++) {
 		char n[24];
@@ -316,6 +317,7 @@ static void got_status(const ProtobufCMessage *message, void *data)
 	assert_string_equal(r->version, CS_VERSION);
 	assert_string_equal(r->role, "all");
 	assert_string_equal(r->node, "node1");
+	assert_int_equal(r->leadership, COUNTERSIGN__V1__LEADERSHIP__LEADERSHIP_FOLLOWER);
 	assert_true(r->started_unix_ms > INT64_C(1600000000000));
 	assert_false(r->healthy);
 	assert_int_equal(r->n_checks, 3);
