@@ -3,6 +3,7 @@ pair is cut.
 
 CS_KILLS: how often authd and identityd are each killed, 10 unless it says otherwise; CS_KILLS=100 is the thorough run.
 CS_SEED: the moments of an earlier run, which prints its seed."""
+import collections
 import contextlib
 import datetime
 import ipaddress
@@ -444,12 +445,37 @@ def check_identities(lab, churns):
                             if e["id"].startswith("churn-") and e["id"] not in unsure} == there,
                    f"{node.name} has the endpoints that were acknowledged, and no other", RECOVERY_S)
     for node in lab.nodes:
-        found = [i for i in identities(node) if not i[0].startswith("reserved:")]
-        by_labels = {text: number for text, number, _ in found}
-        assert len(by_labels) == len(found), "one identity for one label set"
-        assert len({number for _, number, _ in found}) == len({spiffe for *_, spiffe in found}) == len(found)
-        lost = {(text, number) for text, number in lab.seen if by_labels.get(text) != number}
-        assert not lost, f"{node.name} has lost or changed {lost}"
+        check_numbers(node, set(lab.seen))
+
+
+def check_numbers(node, seen):
+    """What another node registered comes with the directory, a moment later; none is ever another one."""
+    end = time.monotonic() + RECOVERY_S
+    while True:
+        there = numbers_by_labels(node)
+        changed = {text: (number, there[text]) for text, number in seen if there.get(text, number) != number}
+        assert not changed, f"{node.name} has changed {{labels: (acknowledged, now)}}: {changed}"
+        if not (lost := {text: number for text, number in seen if text not in there}):
+            return
+        if time.monotonic() > end:
+            break
+        time.sleep(0.02)
+    others = {text: number for text, number in there.items() if (text, number) not in seen}
+    assert not lost, f"{node.name} does not have {lost} after {RECOVERY_S} s, but {len(there)}, these not acknowledged: {others}"
+
+
+def numbers_by_labels(node):
+    """{labels: number} that this node knows: of each one, at every moment."""
+    found = [i for i in identities(node) if not i[0].startswith("reserved:")]
+    by_labels = {text: number for text, number, _ in found}
+    assert len(by_labels) == len(found), f"{node.name}: one identity for one label set: {doubled(t for t, *_ in found)}"
+    assert not (twice := doubled(n for _, n, _ in found)), f"{node.name}: one label set for one number: {twice}"
+    assert not (twice := doubled(s for *_, s in found)), f"{node.name}: one label set for one SPIFFE ID: {twice}"
+    return by_labels
+
+
+def doubled(values):
+    return [v for v, n in collections.Counter(values).items() if n > 1]
 
 
 # ---- the tests ----
