@@ -236,9 +236,9 @@ def test_a_foreign_program_in_front_is_told(c):
                 stdout=subprocess.PIPE, text=True))
             foreign[-1].stdout.readline()
             start = time.monotonic()
-            wait(lambda: not condition(w, "enforced")["met"], "the condition falls")
+            fell = wait(lambda: not (now := condition(w, "enforced"))["met"] and now, "the condition falls")
             assert time.monotonic() - start < 2.5
-            assert condition(w, "enforced")["reason"]["name"] == "shadowed"
+            assert fell["reason"]["name"] == "shadowed"
             if len(foreign) < 4:
                 wait(lambda: condition(w, "enforced")["met"], "the check is in front again")
         time.sleep(1.5)  # two more looks change nothing

@@ -7,6 +7,7 @@ The router has no identity and an address of the world."""
 import contextlib
 import os
 import queue
+import signal
 import subprocess
 import threading
 import time
@@ -149,6 +150,14 @@ class Datapath:
     def forget_events(self):
         while not self.events.empty():
             self.events.get_nowait()
+
+    @contextlib.contextmanager
+    def asleep(self):
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def kill(self):
         self.process.kill()
