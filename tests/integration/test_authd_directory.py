@@ -74,12 +74,11 @@ class Directory(protos.directory_rpc.DirectoryServicer, protos.endpoints_rpc.End
         self.server.stop(None).wait()
 
     def Follow(self, request, context):
-        self.requests.put(request)
-        say = self.say
+        say = self.say = queue.Queue()  # what is said from here on is for this follower, whether or not the last one's call has ended
         context.add_callback(lambda: say.put(None))
+        self.requests.put(request)
         while (batch := say.get()) is not None:
             yield batch
-        self.say = queue.Queue()
 
     def Report(self, request, context):
         for r in request.reports:

@@ -75,6 +75,7 @@ def authenticating(d, lab, text="k8s:app=a"):
 def test_the_old_identity_until_the_new_one_can_authenticate(lab, d):
     other, first = authenticating(d, lab)
     seen, f = Seen(d, "n1", "a"), d.follow().wait_synced()
+    seen.until(256)
     answer = again(d, other("k8s:app=b"), wait_for=(ENFORCED,))
     # The new one is placed, so that its SVID comes; the endpoint is what it was, under the incarnation that authd knows.
     placed(f, 256, 257)
@@ -103,6 +104,7 @@ def test_nothing_to_keep_nothing_to_wait_for(lab, d):
     veth = lab.veth()
     d.register(spec("a", "k8s:app=a", ["10.1.0.1"], veth))
     seen = Seen(d, "n1", "a")
+    seen.until(256)
     assert d.register(spec("a", "k8s:app=b", ["10.1.0.1"], veth)).identity == 257
     assert seen.until(257) == [256, 257]
     seen.close()

@@ -5,6 +5,7 @@ import grpc
 
 from lab import protos
 from lab.daemon import WAIT_S
+from lab.spire import wait_for
 from lab.watched import Watched
 
 PROGRAM = "spire-adapter/countersign-registrar"
@@ -36,6 +37,12 @@ class Registrar(Watched):
 
     def count(self, state):
         return int(self.metrics()[f'countersign_registrar_entries{{daemon="registrar",state="{state}"}}'])
+
+    def wrote(self, create=0, update=0, delete=0):
+        """Waits until it has counted that, and no more: what SPIRE has done may be on its way back."""
+        wanted = {"create": create, "update": update, "delete": delete}
+        wait_for(lambda: all(n >= wanted[what] for what, n in self.writes().items()), lambda: f"{wanted}, but {self.writes()}")
+        assert self.writes() == wanted
 
     def writes(self):
         """What was written with success, by kind."""

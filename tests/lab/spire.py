@@ -34,7 +34,7 @@ def missing():
 def wait_for(what, text, timeout=WAIT_S):
     end = time.monotonic() + timeout
     while not (found := what()):
-        assert time.monotonic() < end, f"not within {timeout} s: {text}"
+        assert time.monotonic() < end, f"not within {timeout} s: {text() if callable(text) else text}"
         time.sleep(POLL_S)
     return found
 

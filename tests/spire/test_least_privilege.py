@@ -97,7 +97,8 @@ def test_each_node_has_the_keys_of_what_runs_there(home, delegated):
         for what in [e.spec for e in where.identityd.list().values()]:
             assert condition(where.identityd.register(what, wait_for=(SVID_READY,)), SVID_READY).met
     everything = [*one.numbers.values(), *two.numbers.values()]
-    assert len(set(everything)) == ALL and registrar.count("right") == ALL
+    assert len(set(everything)) == ALL
+    wait_for(lambda: registrar.count("right") == ALL, registrar.status)
     check(one, everything, delegated)
     check(two, everything, delegated)
 

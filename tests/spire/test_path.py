@@ -132,13 +132,13 @@ def test_without_spire_the_pair_stops_at_expiry(world):
 def test_with_a_long_life_an_outage_of_spire_is_not_noticed(world):
     world.start(600)
     traffic = Traffic(world.frontend, world.db)
+    before = {e["remote_leaf_sha256"] for e in entries(world.two)}
     for program in (*world.spire.agents.values(), world.spire.server):
         program.end()
     time.sleep(OUTAGE_S)  # no synchronisation: this is the outage
     world.spire.server.again()
     for agent in world.spire.agents.values():
         agent.again()
-    before = {e["remote_leaf_sha256"] for e in entries(world.two)}
     wait_until(lambda: {e["remote_leaf_sha256"] for e in entries(world.two)} - before, "new SVIDs are authenticated", 60)
     assert traffic.end().lost == 0, traffic.error
 
@@ -150,7 +150,7 @@ def replace_authority(world):
     assert len(old) == 1
     prepared = world.spire.prepare()
     for node in (world.one, world.two):
-        wait_until(lambda: all(b["authorities"] == 2 for b in node.cli("svid", "list")["bundles"]), "both authorities")
+        wait_until(lambda: all(b["authorities"] == 2 for b in node.cli("svid", "list")["bundles"]), "both authorities", 60)
     world.spire.step("activate", prepared)
     of_old = world.spire.old()
     world.spire.step("taint", of_old)
@@ -160,7 +160,7 @@ def replace_authority(world):
     wait_until(lambda: authorities() and not authorities() & old, "new SVIDs are authenticated", 60)
     world.spire.step("revoke", of_old)
     for node in (world.one, world.two):
-        wait_until(lambda: all(b["authorities"] == 1 for b in node.cli("svid", "list")["bundles"]), "one authority")
+        wait_until(lambda: all(b["authorities"] == 1 for b in node.cli("svid", "list")["bundles"]), "one authority", 60)
     assert authorities() and not authorities() & old
     assert traffic.end().lost == 0, traffic.error
 
