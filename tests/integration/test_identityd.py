@@ -19,6 +19,7 @@ import grpc
 import pytest
 
 from lab import protos
+from lab.cluster import wait_until
 from lab.daemon import WAIT_S
 from lab.follower import Follower
 from lab.identity_lab import Cluster, Lab, refused
@@ -899,13 +900,17 @@ def check_survivors(load, d, identities):
 
 
 def check_identities(directory, identities):
-    """identities: what was answered, by labels."""
-    all = directory.all("identity")
-    by_labels = {";".join(f"{l.source}:{l.key}={l.value}" for l in r.labels): id for id, r in all.items()}
-    assert len(by_labels) == len(all) and len({r.spiffe_id for r in all.values()}) == len(all)
-    for text, ids in identities.items():
-        assert len(ids) == 1, f"{text} has two identities: {ids}"
-        assert by_labels[text] in ids, f"{text} was {ids}, is {by_labels.get(text)}"
+    """identities: what was answered, by labels. All of it is there, or comes; none is ever there twice or another one."""
+    def all_there(f):
+        all = f.all("identity")
+        by_labels = {";".join(f"{l.source}:{l.key}={l.value}" for l in r.labels): id for id, r in all.items()}
+        assert len(by_labels) == len(all) and len({r.spiffe_id for r in all.values()}) == len(all)
+        for text, ids in identities.items():
+            assert len(ids) == 1, f"{text} has two identities: {ids}"
+            assert by_labels.get(text) in {None, *ids}, f"{text} was {ids}, is {by_labels[text]}"
+        return identities.keys() <= by_labels.keys()
+
+    directory.wait(all_there)
 
 
 def test_killed_under_load(cluster, lab):
@@ -937,7 +942,7 @@ def test_killed_under_load(cluster, lab):
         for g in directories.values():
             g.wait(lambda g: {k[1] for k, e in g.all("endpoint").items() if k[0] == name and e.identity} == here)
         check_identities(f, identities)
-    assert directories["n1"].all("identity") == directories["n2"].all("identity")
+    wait_until(lambda: nodes["n1"].once().all("identity") == nodes["n2"].once().all("identity"), "both know the same", WAIT_S)
     assert sum(load.answers for load in loads.values()) > KILLS
     for f in directories.values():
         f.close()
