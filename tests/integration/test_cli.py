@@ -817,7 +817,7 @@ def test_exporter_silent_daemon(node):
         return iter([])
     node.serve("authd", Status_Metrics=silent)
     node.serve("identityd", Status_Metrics=lambda r, c: chunks(text_of("identityd")))
-    x = Exporter(node, "--timeout", "1s")
+    x = Exporter(node, "--timeout", "2s")
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         first = [pool.submit(x.get) for _ in range(4)]
         for _ in range(4):

@@ -101,13 +101,13 @@ def test_registered(node, db):
 
 
 def test_wait_fails_without_authd(node, db):
-    p = node.register("web", "v1", "10.0.1.66", "--timeout", "500ms", code=4)
-    assert "endpoint web is registered, but not enforced within 500ms: datapath-down" in p.stderr
+    p = node.register("web", "v1", "10.0.1.66", "--timeout", "1s", code=4)
+    assert "endpoint web is registered, but not enforced within 1s: datapath-down" in p.stderr
     assert json.loads(p.stdout)["id"] == "web"
     assert node.json("endpoint", "unregister", "web") == {"unregistered": "web"}
     assert "not-registered" in node.run("endpoint", "unregister", "web", code=3).stderr
     # its address is not another identity's at once: who cannot wait for so long hears so at once
-    p = node.register("other", "v1", "10.0.1.66", "--timeout", "500ms", code=4)
+    p = node.register("other", "v1", "10.0.1.66", "--timeout", "1s", code=4)
     assert re.search("which is longer than this call waits.*address-in-quarantine", p.stderr)
     node.run("endpoint", "unregister", "other")
 

@@ -173,8 +173,10 @@ def test_server_status(server, stub, echo, code):
 
 def test_server_deadline(server, stub, echo):
     s = server()
+    st = stub(s.target)
+    st.Say(echo.pb.EchoRequest(), timeout=WAIT_S)  # connected: the deadline is the call's alone
     with pytest.raises(grpc.RpcError) as e:
-        stub(s.target).Say(echo.pb.EchoRequest(never=True), timeout=0.2)
+        st.Say(echo.pb.EchoRequest(never=True), timeout=0.2)
     assert e.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     s.wait_line("cancel /countersign.test.Echo/Say")
 
@@ -469,13 +471,13 @@ def test_client_stream_ends_with_status(grpcio):
 
 def test_client_deadline_is_kept_on_both_sides(grpcio):
     g = grpcio()
-    r, = client(g.target, "Say", "--never", "--timeout", "300")
+    r, = client(g.target, "Say", "--never", "--timeout", "1500")
     assert r["code"] == "DEADLINE_EXCEEDED"
     assert g.servicer.ended.get(timeout=WAIT_S) is False
 
 
 def test_client_deadline_of_a_stream(grpcio):
-    r, = client(grpcio().target, "Stream", "--count", "2", "--never", "--timeout", "500")
+    r, = client(grpcio().target, "Stream", "--count", "2", "--never", "--timeout", "1500")
     assert (r["code"], r["messages"]) == ("DEADLINE_EXCEEDED", 2)
 
 
@@ -565,7 +567,7 @@ def test_client_after_goaway(grpcio, tmp_path):
     """The server stops in order: the running stream ends well, the next call goes to its successor."""
     target = f"unix:{tmp_path}/again.sock"
     first = grpcio(target)
-    c = Program(CLIENT, "--wait", "--state", "--each", "--count", "3", "--delay", "200", "--repeat", "2", "--timeout",
+    c = Program(CLIENT, "--wait", "--state", "--each", "--count", "3", "--delay", "400", "--repeat", "2", "--timeout",
                 WAIT_S * 1000, target, "Stream")
     c.wait_line("message 0")
     stopped = first.stop(WAIT_S)
@@ -981,7 +983,7 @@ def test_server_slow_loris(server, raw):
 
 
 def test_server_idle_connection(server, raw):
-    s = server("--limit", "idle_ms=200")
+    s = server("--limit", "idle_ms=500")
     r = raw(s)
     r.send(SAY)
     assert r.answer()["grpc-status"] == "0"

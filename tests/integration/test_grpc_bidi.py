@@ -170,7 +170,7 @@ def test_stall_ends_at_the_deadline(server, echo):
         done.wait(WAIT_S)
         yield from ()
     s = server(chat)
-    r = call(s.target, "Chat", "--count", 500, "--payload", 64 * KIB, "--timeout", 700)
+    r = call(s.target, "Chat", "--count", 500, "--payload", 64 * KIB, "--timeout", 2000)
     done.set()
     assert r["code"] == "DEADLINE_EXCEEDED" and r["full"] > 0 and r["sent"] < 500
     assert s.ended.get(timeout=WAIT_S)

@@ -140,10 +140,10 @@ def test_what_cannot_be_registered(lab):
 def test_deadline_names_what_is_not_met(lab):
     d, veth = lab.all(), lab.veth()
     e = refused(grpc.StatusCode.DEADLINE_EXCEEDED, d.register, spec("a", "k8s:app=a", ["10.1.0.1"], veth),
-                wait_for=[REGISTERED, PLACED, SVID_READY, ENFORCED], timeout=0.5)
+                wait_for=[REGISTERED, PLACED, SVID_READY, ENFORCED], timeout=1)
     assert "not svid-ready: no-local-svid" in e.details() and reason_of(e) == "no-local-svid"
     e = refused(grpc.StatusCode.DEADLINE_EXCEEDED, d.register, spec("a", "k8s:app=a", ["10.1.0.1"], veth),
-                wait_for=[], timeout=0.5)
+                wait_for=[], timeout=1)
     assert "not enforced: datapath-down" in e.details() and reason_of(e) == "datapath-down"
     assert condition(d.list()["a"], PLACED).met  # it stays registered
 
