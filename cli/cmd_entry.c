@@ -193,6 +193,7 @@ static int run_sync(struct cs_cli *cli, struct cs_error *e)
 {
 	Countersign__V1__SyncEntriesRequest request = COUNTERSIGN__V1__SYNC_ENTRIES_REQUEST__INIT;
 	request.dry_run = cs_cli_value(cli, "dry-run") != NULL;
+	request.delete_missing = cs_cli_value(cli, "delete-missing") != NULL;
 	return show_changes(cli, "Sync", &request.base, "every entry was as it should be", e);
 }
 
@@ -201,6 +202,8 @@ static const struct cs_option list_options[] = {
 };
 static const struct cs_option sync_options[] = {
 	{.name = "dry-run", .help = "Say what would be done, and do nothing"},
+	{.name = "delete-missing",
+		.help = "Delete also the entries that are held because the directory suddenly lacked most of them"},
 };
 
 const struct cs_command cs_cmd_entry_list = {.name = "entry list",
@@ -231,13 +234,16 @@ const struct cs_command cs_cmd_entry_diff = {.name = "entry diff",
 
 const struct cs_command cs_cmd_entry_sync = {.name = "entry sync",
 	.summary = "List SPIRE's entries now, and make them as they should be",
-	.usage = "[--dry-run]",
+	.usage = "[--dry-run] [--delete-missing]",
 	.options = sync_options,
 	.noptions = N(sync_options),
 	.timeout_ms = 600000,
 	.notes = "It is done by itself too, at every change and hourly (registrar.list_interval). The exit code is 4 "
 		 "if an entry "
-		 "could not be written.",
+		 "could not be written, or is held: when the directory's full state lacks the nodes or identities of "
+		 "more than 10 entries and of more than half, as that of an empty store does, they are not deleted "
+		 "before --delete-missing says so.",
 	.examples = "  countersign entry sync --dry-run\n"
-		    "  countersign entry sync\n",
+		    "  countersign entry sync\n"
+		    "  countersign entry sync --delete-missing\n",
 	.run = run_sync};

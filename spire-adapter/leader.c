@@ -14,8 +14,24 @@ struct cs_leader {
 	void (*changed)(void *data);
 	void *data;
 	bool known, leads, asking, closing;
+	unsigned failures;   /* in a row */
 	struct cs_error why; /* it is not known */
 };
+
+static void now_it(struct cs_leader *l, bool known, bool leads)
+{
+	bool before = l->leads;
+	l->known = known;
+	l->leads = leads;
+	if (leads != before)
+		l->changed(l->data);
+}
+
+static void not_heard(struct cs_leader *l)
+{
+	if (++l->failures >= CS_LEADER_FAILURES)
+		now_it(l, false, false);
+}
 
 static void on_reply(const struct cs_grpc_status *status, const ProtobufCMessage *reply, void *data)
 {
@@ -26,19 +42,18 @@ static void on_reply(const struct cs_grpc_status *status, const ProtobufCMessage
 	if (status->code != CS_GRPC_OK) {
 		cs_error_reason(&l->why, -EAGAIN, status->reason, "identityd does not say whether it leads: %s %.500s",
 			cs_grpc_code_name(status->code), status->message);
+		not_heard(l);
 		return;
 	}
+	l->failures = 0;
 	const Countersign__V1__StatusReply *said = (const void *)reply;
 	bool leads = said->leadership == COUNTERSIGN__V1__LEADERSHIP__LEADERSHIP_LEADER;
-	l->known = leads || said->leadership == COUNTERSIGN__V1__LEADERSHIP__LEADERSHIP_FOLLOWER;
-	if (!l->known)
+	bool follows = said->leadership == COUNTERSIGN__V1__LEADERSHIP__LEADERSHIP_FOLLOWER;
+	if (!leads && !follows)
 		cs_error_set(&l->why, -EINVAL,
 			"identityd has the role '%.100s' here; the registrar runs beside one that has the cluster role",
 			said->role);
-	if (leads == l->leads)
-		return;
-	l->leads = leads;
-	l->changed(l->data);
+	now_it(l, leads || follows, leads);
 }
 
 static void ask(struct cs_timer *timer)
@@ -46,10 +61,15 @@ static void ask(struct cs_timer *timer)
 	const Countersign__V1__StatusRequest request = COUNTERSIGN__V1__STATUS_REQUEST__INIT;
 	const struct cs_grpc_call_options options = {.timeout_ms = CS_LEADER_ASK_MS};
 	struct cs_leader *l = timer->data;
-	struct cs_error ignored; /* it is asked again */
-	if (!l->asking)
-		l->asking = cs_grpc_unary(l->channel, &countersign__v1__status__descriptor, "Get", &request.base,
-				    &options, on_reply, l, NULL, &ignored) == 0;
+	struct cs_error e;
+	if (l->asking)
+		return;
+	l->asking = cs_grpc_unary(l->channel, &countersign__v1__status__descriptor, "Get", &request.base, &options,
+			    on_reply, l, NULL, &e) == 0;
+	if (!l->asking) {
+		l->why = e;
+		not_heard(l);
+	}
 }
 
 int cs_leader_new(struct cs_loop *loop, const char *socket, void (*changed)(void *data), void *data,

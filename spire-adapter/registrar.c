@@ -28,6 +28,7 @@ struct cs_registrar {
 	struct cs_error why;  /* why not */
 	struct cs_error away; /* the server is */
 	bool is_away;
+	bool holds; /* as of the last look */
 	struct cs_check *check_spire, *check_foreign, *check_entries;
 	struct cs_metric *entries, *foreign, *active, *connections, *svid_until;
 };
@@ -144,12 +145,25 @@ static void on_idle(void *data)
 	cs_reg_service_idle(r->service);
 }
 
+static void say_held(struct cs_registrar *r)
+{
+	const struct cs_error *why = cs_reg_plan_held(r->plan);
+	if (!why == !r->holds)
+		return;
+	r->holds = why != NULL;
+	if (why)
+		cs_warn("entries that the directory lacks are not deleted", cs_err(why));
+	else
+		cs_info("no entry is held back any more");
+}
+
 static void on_tick(struct cs_timer *timer)
 {
 	struct cs_registrar *r = timer->data;
 	const struct cs_error *why = may_write(r);
 	if (why)
 		cs_reg_service_abort(r->service, why);
+	say_held(r);
 	cs_reg_work_kick(r->work);
 }
 
@@ -190,10 +204,14 @@ static void check_entries(struct cs_registrar *r)
 {
 	struct cs_reg_count n = cs_reg_plan_count(r->plan);
 	struct cs_reg_change change;
-	const struct cs_error *why = may_write(r);
+	const struct cs_error *why = may_write(r), *held = cs_reg_plan_held(r->plan);
 	struct cs_error unknown;
 	if (cs_leader_is_known(r->leader, &unknown) && !cs_leader_is(r->leader)) {
 		cs_check_ok(r->check_entries); /* another one does it */
+		return;
+	}
+	if (!why && held) {
+		cs_check_error(r->check_entries, held);
 		return;
 	}
 	if (!why)
@@ -224,6 +242,7 @@ static void on_render(void *data)
 	cs_metric_set(r->entries, (double)n.lingering, "lingering");
 	cs_metric_set(r->entries, (double)n.failing, "failing");
 	cs_metric_set(r->entries, (double)n.stuck, "stuck");
+	cs_metric_set(r->entries, (double)n.held, "held");
 	cs_metric_set(r->foreign, (double)cs_reg_plan_foreign(r->plan));
 	cs_metric_set(r->active, cs_leader_is(r->leader));
 	cs_metric_set(r->connections, (double)cs_spire_server_connections(r->spire));
@@ -236,7 +255,7 @@ static void add_metrics(struct cs_registrar *r)
 	r->entries = cs_gauge(m, "countersign_registrar_entries",
 		"Registration entries: wanted, right (and as they should be), lingering (not needed any more), failing "
 		"(the last "
-		"try failed), stuck (something is missing)",
+		"try failed), stuck (something is missing), held (the directory lacks too many to believe it)",
 		"state", 8);
 	r->foreign = cs_gauge(m, "countersign_registrar_foreign_entries",
 		"Entries under our SPIFFE IDs that are not ours, at the last list", NULL, 1);

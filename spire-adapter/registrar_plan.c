@@ -64,6 +64,7 @@ struct cs_reg_slot *cs_reg_slot(struct cs_reg_plan *p, uint32_t number, const ch
 	slot->key = (struct slot_key){.node = cs_reg_node(p, name, true), .number = number};
 	slot->identity = cs_reg_identity(p, number, true);
 	slot->since_mono_ms = now_ms;
+	slot->missing = true;
 	p->kinds[NOTHING]++;
 	HASH_ADD(hh, p->slots, key, SLOT_KEY_SIZE, slot);
 	DL_APPEND2(slot->key.node->slots, slot, node_prev, node_next);
@@ -221,7 +222,12 @@ static void decide(struct cs_reg_plan *p, struct cs_reg_slot *slot, int64_t now_
 	if (slot->kind == STUCK)
 		clear_failure(p, slot);
 	slot->op = CS_REG_DELETE;
-	set_kind(p, slot, !slot->haves ? NOTHING : now_ms < cs_reg_linger_until_ms(p, slot) ? LINGER : WRITE);
+	if (!slot->haves)
+		set_kind(p, slot, NOTHING);
+	else if (now_ms < cs_reg_linger_until_ms(p, slot))
+		set_kind(p, slot, LINGER);
+	else
+		set_kind(p, slot, cs_reg_is_held(p, slot) ? HELD : WRITE);
 }
 
 void cs_reg_mark(struct cs_reg_plan *p, struct cs_reg_slot *slot, int64_t now_ms)

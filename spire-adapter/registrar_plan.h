@@ -4,7 +4,11 @@
  * A slot is one identity on one node. It should have exactly one entry while the identity is placed on the node, and loses
  * it `linger` after that ended; at once, if the node or the identity itself is gone. Only entries of our mark are ever
  * changed; an entry is changed by update. Nothing is written while the directory or the list of SPIRE's entries is not
- * complete. */
+ * complete.
+ *
+ * What the directory says is gone is gone. What a full state merely lacks is too, unless that is most of our entries at
+ * once: so looks the directory of a store that is empty, or restored from long ago. Those are held until the directory
+ * has them again, or a person says that they are to go. */
 #ifndef CS_REGISTRAR_PLAN_H
 #define CS_REGISTRAR_PLAN_H
 
@@ -15,6 +19,7 @@
 #define CS_REG_SLOTS_MAX    262144 /* entries wanted, lingering or there; some 600 bytes each */
 #define CS_REG_NODES_MAX    16384
 #define CS_REG_FOREIGN_MAX  1000 /* that are remembered; more are counted */
+#define CS_REG_MISSING_MAX  10   /* entries whose node or identity a full state lacks, or half of all: more are held */
 #define CS_REG_RETRY_MIN_MS 1000 /* of one entry: doubled each time, ± 20 % */
 #define CS_REG_RETRY_MAX_MS 300000
 #define CS_REG_STEP_MS      250 /* what is due later is due in steps: what failed together shares a call again */
@@ -74,6 +79,11 @@ void cs_reg_plan_list_end(struct cs_reg_plan *p, bool complete, int64_t now_mono
 size_t cs_reg_plan_foreign(const struct cs_reg_plan *p);
 const struct cs_reg_entry *cs_reg_plan_foreign_at(const struct cs_reg_plan *p, size_t i);
 
+/* Why entries are held that the directory lacks; NULL: none is. Borrowed. */
+const struct cs_error *cs_reg_plan_held(const struct cs_reg_plan *p);
+/* What is missing by now is to go. */
+void cs_reg_plan_release(struct cs_reg_plan *p, int64_t now_mono_ms);
+
 /* ---- what to write ---- */
 
 /* What is due by now gets ready. Returns when something is due next, INT64_MAX: nothing. */
@@ -111,6 +121,7 @@ struct cs_reg_count {
 	size_t lingering; /* entries that are not needed any more */
 	size_t failing;   /* slots whose last try failed */
 	size_t stuck;     /* wanted, but something is missing to make it: a parent, a fitting SPIFFE ID */
+	size_t held;      /* entries that a full state lacks, too many to believe it */
 };
 struct cs_reg_count cs_reg_plan_count(const struct cs_reg_plan *p);
 
@@ -121,6 +132,7 @@ struct cs_reg_change { /* borrowed until the next change of the plan */
 	unsigned fields;                                     /* UPDATE: enum cs_reg_field */
 	int64_t until_mono_ms;                               /* LINGER; and after a failure the next try, else 0 */
 	const struct cs_error *failed;                       /* or what is in the way; NULL: nothing */
+	bool held;                                           /* DELETE: cs_reg_plan_held() is in the way */
 };
 /* What differs in this slot. false: nothing. */
 bool cs_reg_slot_change(const struct cs_reg_plan *p, const struct cs_reg_slot *slot, struct cs_reg_change *ret);

@@ -77,13 +77,30 @@ static void node_gone(struct cs_reg_plan *p, struct node *node, int64_t now_ms)
 	}
 }
 
+/* The directory has said so itself. */
+static void said_of_node(struct node *node)
+{
+	struct cs_reg_slot *slot;
+	DL_FOREACH2 (node->slots, slot, node_next)
+		slot->missing = false;
+}
+
+static void said_of_identity(struct identity *identity)
+{
+	struct cs_reg_slot *slot;
+	DL_FOREACH2 (identity->slots, slot, identity_next)
+		slot->missing = false;
+}
+
 static int on_node(struct cs_reg_plan *p, const Countersign__V1__Record *record, int64_t now_ms, struct cs_error *e)
 {
 	const char *name = record->node->name;
 	struct node *node = cs_reg_node(p, name, false);
 	if (record->deleted) {
-		if (node)
+		if (node) {
+			said_of_node(node);
 			node_gone(p, node, now_ms);
+		}
 		return 0;
 	}
 	if (strlen(name) > CS_REG_NODE_MAX)
@@ -119,6 +136,8 @@ static void on_identity(struct cs_reg_plan *p, const Countersign__V1__Record *re
 	if (!identity)
 		return;
 	identity->seen = p->state;
+	if (record->deleted)
+		said_of_identity(identity);
 	const char *spiffe_id = record->deleted ? NULL : record->identity->spiffe_id;
 	if (!spiffe_id || !identity->spiffe_id || strcmp(identity->spiffe_id, spiffe_id) != 0)
 		identity_is(p, identity, spiffe_id, now_ms);
@@ -131,6 +150,8 @@ static int on_placement(
 	if (strlen(in->node) > CS_REG_NODE_MAX)
 		return cs_error_set(e, -EMSGSIZE, "a node of the directory has a name of %zu bytes", strlen(in->node));
 	struct cs_reg_slot *slot = cs_reg_slot(p, in->identity, in->node, !record->deleted, now_ms);
+	if (slot)
+		slot->missing = false;
 	if (record->deleted) {
 		if (slot)
 			cs_reg_unplace(p, slot, now_ms);
@@ -171,14 +192,17 @@ static void sweep(struct cs_reg_plan *p, int64_t now_ms)
 	struct node *node, *nextn;
 	struct identity *identity, *nexti;
 	HASH_ITER (hh, p->slots, slot, nexts)
-		if (slot->placed && slot->seen != p->state)
+		if (slot->placed && slot->seen != p->state) {
+			slot->missing = true;
 			cs_reg_unplace(p, slot, now_ms);
+		}
 	HASH_ITER (hh, p->nodes, node, nextn)
 		if (node->known && node->seen != p->state)
 			node_gone(p, node, now_ms);
 	HASH_ITER (hh, p->identities, identity, nexti)
 		if (identity->spiffe_id && identity->seen != p->state)
 			identity_is(p, identity, NULL, now_ms);
+	cs_reg_look_at_missing(p, now_ms);
 }
 
 void cs_reg_plan_directory_begin(struct cs_reg_plan *p)
@@ -354,7 +378,7 @@ void cs_reg_plan_list_end(struct cs_reg_plan *p, bool complete, int64_t now_ms)
 	p->foreign = p->next_foreign;
 	p->next_foreign.n = 0;
 	p->needs_list = false;
-	cs_reg_mark_all(p, now_ms);
+	cs_reg_look_at_missing(p, now_ms);
 }
 
 size_t cs_reg_plan_foreign(const struct cs_reg_plan *p)

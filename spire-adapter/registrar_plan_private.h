@@ -1,5 +1,5 @@
 /* Inside of the plan: registrar_plan.c (slots and what follows), registrar_plan_known.c (what comes in),
- * registrar_plan_show.c (what is shown). */
+ * registrar_plan_missing.c (what a full state lacks), registrar_plan_show.c (what is shown). */
 #ifndef CS_REGISTRAR_PLAN_PRIVATE_H
 #define CS_REGISTRAR_PLAN_PRIVATE_H
 
@@ -38,13 +38,14 @@ struct slot_key {
 };
 #define SLOT_KEY_SIZE (offsetof(struct slot_key, number) + sizeof(uint32_t))
 
-enum kind { NOTHING, RIGHT, WRITE, LINGER, STUCK, KINDS };
+enum kind { NOTHING, RIGHT, WRITE, LINGER, STUCK, HELD, KINDS };
 
 struct cs_reg_slot {
 	struct slot_key key;
 	struct identity *identity;
 	bool placed;
 	uint64_t seen;
+	bool missing;          /* not placed, and no record of the directory ever said so */
 	uint64_t previewed;    /* in which preview */
 	int64_t since_mono_ms; /* placed, or not placed any more */
 	bool made;             /* it had its entry since it is placed */
@@ -86,6 +87,8 @@ struct cs_reg_plan {
 	/* the directory */
 	uint64_t state;       /* counts full states */
 	bool synced, settled; /* its full state was complete; and so is the last revision */
+	bool holds;           /* what is missing is not deleted */
+	struct cs_error held;
 	/* agents */
 	struct agent *agents, *coming;
 	bool needs_agents, agents_listed;
@@ -119,6 +122,11 @@ int64_t cs_reg_linger_until_ms(const struct cs_reg_plan *p, const struct cs_reg_
 /* What is in the way of an entry that should be, if something is. */
 bool cs_reg_is_stuck(const struct cs_reg_plan *p, const struct cs_reg_slot *slot, struct cs_error *e);
 void cs_reg_have_free(struct cs_reg_plan *p, struct have *have);
+
+/* registrar_plan_missing.c */
+/* A full state, or a list, is complete: is too much missing? Looks at all slots. */
+void cs_reg_look_at_missing(struct cs_reg_plan *p, int64_t now_mono_ms);
+bool cs_reg_is_held(const struct cs_reg_plan *p, const struct cs_reg_slot *slot);
 
 /* registrar_plan_known.c */
 void cs_reg_node_parent(struct cs_reg_plan *p, struct node *node); /* find its parent */

@@ -10,7 +10,8 @@ struct cs_reg_count cs_reg_plan_count(const struct cs_reg_plan *p)
 		.right = p->kinds[RIGHT],
 		.lingering = p->kinds[LINGER],
 		.failing = p->nfailing,
-		.stuck = p->kinds[STUCK]};
+		.stuck = p->kinds[STUCK],
+		.held = p->kinds[HELD]};
 }
 
 bool cs_reg_slot_change(const struct cs_reg_plan *p, const struct cs_reg_slot *slot, struct cs_reg_change *ret)
@@ -36,6 +37,10 @@ bool cs_reg_slot_change(const struct cs_reg_plan *p, const struct cs_reg_slot *s
 	if (slot->kind == LINGER) {
 		ret->what = CS_REG_SHOW_LINGER;
 		ret->until_mono_ms = slot->due_mono_ms;
+	} else if (slot->kind == HELD) {
+		ret->what = CS_REG_SHOW_DELETE;
+		ret->failed = &p->held;
+		ret->held = true;
 	} else if (slot->kind == WRITE && slot->op == CS_REG_DELETE) {
 		ret->what = CS_REG_SHOW_DELETE;
 		ret->entry_id = slot->writing ? slot->writing : slot->haves->prev->entry->id;
@@ -110,6 +115,8 @@ static bool preview(struct cs_reg_plan *p, const struct cs_reg_entry *entry, str
 		ret->until_mono_ms = cs_reg_linger_until_ms(p, slot);
 		if (now_ms < ret->until_mono_ms)
 			ret->what = CS_REG_SHOW_LINGER;
+		else if ((ret->held = cs_reg_is_held(p, slot)))
+			ret->failed = &p->held;
 		return true;
 	}
 	if (!first)

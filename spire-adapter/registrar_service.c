@@ -12,6 +12,7 @@ struct caller {
 	struct cs_grpc_call *call; /* NULL: it has gone */
 	enum { LIST, PREVIEW, SYNC } what;
 	bool foreign; /* LIST */
+	bool release; /* SYNC: what is missing goes */
 	bool listed;  /* SYNC: what is written from here on is told */
 	struct caller *prev, *next;
 };
@@ -297,11 +298,13 @@ static void begin_preview(struct caller *c)
 
 static void sync_entries(struct cs_grpc_call *call, const ProtobufCMessage *in, void *data)
 {
+	const Countersign__V1__SyncEntriesRequest *request = (const void *)in;
 	struct cs_reg_service *s = data;
 	struct caller *c = may_ask(s, call) ? caller_new(s, call, SYNC) : NULL;
 	if (!c)
 		return;
-	if (((const Countersign__V1__SyncEntriesRequest *)in)->dry_run)
+	c->release = request->delete_missing;
+	if (request->dry_run)
 		begin_preview(c);
 	else
 		cs_reg_work_list(s->options.work);
@@ -319,12 +322,15 @@ void cs_reg_service_listed(struct cs_reg_service *s, const struct cs_error *why)
 		if (c->what != SYNC || c->listed)
 			continue;
 		c->listed = true;
+		if (!why && !cs_reg_work_is_held(s->options.work)) {
+			if (c->release)
+				cs_reg_plan_release(s->options.plan, cs_loop_mono_ms(s->options.loop));
+			continue;
+		}
 		if (why)
 			end(c, CS_GRPC_UNAVAILABLE, why);
-		else if (cs_reg_work_is_held(s->options.work))
-			end(c, CS_GRPC_FAILED_PRECONDITION, &held);
 		else
-			continue;
+			end(c, CS_GRPC_FAILED_PRECONDITION, &held);
 		forget(c);
 	}
 }
@@ -337,12 +343,21 @@ void cs_reg_service_answered(struct cs_reg_service *s, const struct cs_reg_chang
 			send_change(c, change, !why, why);
 }
 
+/* Nobody tried these, and who waits wants to know. */
+static void on_held(void *data, const struct cs_reg_slot *slot, const struct cs_reg_change *change)
+{
+	if (change->held)
+		on_change(data, slot, change);
+}
+
 void cs_reg_service_idle(struct cs_reg_service *s)
 {
 	struct caller *c, *next;
 	DL_FOREACH_SAFE (s->callers, c, next) {
 		if (c->what != SYNC || !c->listed)
 			continue;
+		if (cs_reg_plan_held(s->options.plan))
+			cs_reg_plan_each_change(s->options.plan, on_held, c);
 		end(c, CS_GRPC_OK, NULL);
 		forget(c);
 	}

@@ -159,10 +159,13 @@ static void begin_agents(struct cs_reg_work *w)
 
 /* ---- answers ---- */
 
-static void record(
-	const struct cs_reg_work *w, enum cs_reg_op op, const struct cs_reg_change *c, const struct cs_error *why)
+/* quiet: it has been said. */
+static void record(const struct cs_reg_work *w, enum cs_reg_op op, const struct cs_reg_change *c,
+	const struct cs_error *why, bool quiet)
 {
 	cs_metric_add(w->writes, 1, op_names[op], why ? "failed" : "done");
+	if (why && quiet)
+		return;
 	if (why)
 		cs_warn("a registration entry could not be written; it is tried again", cs_str("what", op_names[op]),
 			cs_u64("identity", c->identity), cs_str("node", c->node), cs_str("spiffe_id", c->spiffe_id),
@@ -181,7 +184,10 @@ static void answer_item(struct cs_reg_work *w, struct batch *b, size_t i, const 
 	struct cs_error e;
 	int64_t now = now_mono_ms(w), waited_ms = b->op == CS_REG_CREATE ? cs_reg_slot_waited_ms(slot, now) : -1;
 	int r = -EIO;
+	char before[sizeof(e.text)] = "";
 	cs_reg_slot_change(plan, slot, &now_is);
+	if (now_is.failed)
+		snprintf(before, sizeof(before), "%s", now_is.failed->text);
 	if (item && item->entry && item->code == CS_GRPC_OK)
 		now_is.entry_id = item->entry->id;
 	struct cs_reg_change *change = cs_reg_change_copy(&now_is);
@@ -193,7 +199,7 @@ static void answer_item(struct cs_reg_work *w, struct batch *b, size_t i, const 
 			.code = (int)item->code, .message = item->message, .entry = item->entry};
 		r = cs_reg_plan_answered(plan, slot, b->op, &answer, now, &e);
 	}
-	record(w, b->op, change, r < 0 ? &e : NULL);
+	record(w, b->op, change, r < 0 ? &e : NULL, failure || (r < 0 && strcmp(before, e.text) == 0));
 	if (r == 0 && waited_ms >= 0)
 		cs_metric_observe(w->first_seconds, (double)waited_ms / 1000);
 	w->options.events.answered(w->options.events.data, change, r < 0 ? &e : NULL);

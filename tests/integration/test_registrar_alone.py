@@ -113,6 +113,29 @@ def test_beside_whom_it_is_active(dir, role, leadership, active):
         played.stop()
 
 
+def test_who_is_not_heard_any_more_does_not_lead(dir):
+    """One failed call is nothing; after three the last word counts no more, and nothing is written before the next one."""
+    played = identityd.Identityd(dir / "identityd", [node("n1")])
+    r = Registrar(dir, f"unix:{dir}/api.sock")
+    is_active = lambda: r.metrics()['countersign_registrar_active{daemon="registrar"}']
+    try:
+        wait_for(lambda: is_active() == 1, r.status)
+        played.status_failures = 1
+        wait_for(lambda: played.status_failures == 0, "one that failed")
+        played.status_failures = 1
+        wait_for(lambda: played.status_failures == 0, "another, after one that did not")
+        assert is_active() == 1 and "not active any more" not in r.output()
+        played.status_failures = 1000
+        wait_for(lambda: is_active() == 0, r.status)
+        assert "does not say whether it leads: INTERNAL as the test wants it" in r.check("entries").reason.detail
+        assert r.check("directory").ok
+        played.status_failures = 0
+        wait_for(lambda: is_active() == 1, r.status)
+    finally:
+        r.stop()
+        played.stop()
+
+
 def test_over_tcp_it_wants_an_svid_first(dir):
     with socket.create_server(("127.0.0.1", 0)) as server:
         r = Registrar(dir, f"127.0.0.1:{server.getsockname()[1]}", f"spire.agent_socket={dir}/agent.sock")

@@ -48,6 +48,7 @@ class Identityd(protos.directory_rpc.DirectoryServicer, protos.endpoints_rpc.End
         self.dir, self.hold_sync = dir, hold_sync
         self.state = {Follower.key(r): r for r in records}
         self.followers, self.requests, self.reports = [], queue.Queue(), queue.Queue()
+        self.status_failures = 0  # so many calls of Status.Get fail
         self.revision, self.report_error = 1, None
         self.role, self.leadership = "all", "LEADER"
         dir.mkdir(parents=True, exist_ok=True)
@@ -96,6 +97,9 @@ class Identityd(protos.directory_rpc.DirectoryServicer, protos.endpoints_rpc.End
             batches.put(batch)
 
     def Get(self, request, context):
+        if self.status_failures:
+            self.status_failures -= 1
+            context.abort(grpc.StatusCode.INTERNAL, "as the test wants it")
         return protos.status.StatusReply(daemon="identityd", role=self.role, healthy=True,
                                            leadership=f"LEADERSHIP_{self.leadership}")
 

@@ -32,8 +32,8 @@ class Registrar(Watched):
     def diff(self):
         return [c for b in self._stream("Diff", E.DiffEntriesRequest()) for c in b.changes]
 
-    def sync(self, dry_run=False):
-        return [c for b in self._stream("Sync", E.SyncEntriesRequest(dry_run=dry_run)) for c in b.changes]
+    def sync(self, **how):
+        return [c for b in self._stream("Sync", E.SyncEntriesRequest(**how)) for c in b.changes]
 
     def count(self, state):
         return int(self.metrics()[f'countersign_registrar_entries{{daemon="registrar",state="{state}"}}'])

@@ -203,6 +203,44 @@ def test_nothing_is_deleted_while_the_directory_is_not_complete(home):
     wait_for(lambda: not home.ours(), "now it is known")
 
 
+@pytest.mark.parametrize("then", ["its state is back", "a person says so"])
+def test_the_directory_of_an_empty_store_deletes_nothing(home, then):
+    all_of_it = many(n=8)
+    home.say(*all_of_it)
+    r = right(home.registrar("registrar.linger=0"), 16)
+    before = home.ours()
+    home.identityd.stop()
+    home.gone(home.identityd)
+    home.say()
+    wait_for(lambda: r.count("held") == 16, r.status)
+    check = r.check("entries")
+    assert not check.ok and "16 of the 16 entries" in check.reason.detail and "--delete-missing" in check.reason.detail
+    assert [(c.action, c.done, bool(c.failed.detail)) for c in r.sync()] == [(registrar.E.ENTRY_ACTION_DELETE, False, True)] * 16
+    assert "failed: the directory lacks" in cli(home, "entry", "sync", "--dry-run", code=4)
+    wait_for(lambda: r.output().count("entries that the directory lacks are not deleted") == 1, "one line")
+    assert home.ours() == before
+    if then == "a person says so":
+        assert cli(home, "entry", "sync", "--delete-missing").count("done") == 16
+        wait_for(lambda: r.check("entries").ok, r.status)
+        assert not home.ours()
+        return
+    home.identityd.stop()
+    home.gone(home.identityd)
+    home.say(*all_of_it)
+    right(r, 16)
+    assert home.ours() == before and r.writes() == {"create": 16, "update": 0, "delete": 0}
+
+
+def test_what_the_directory_says_is_gone_goes_at_once(home):
+    """However much it is: a word is not an absence."""
+    all_of_it = many(n=8)
+    home.say(*all_of_it)
+    r = right(home.registrar("registrar.linger=0"), 16)
+    home.identityd.push(*(deleted(record) for record in reversed(all_of_it)))
+    wait_for(lambda: not home.ours(), r.status)
+    assert r.check("entries").ok and r.writes()["delete"] == 16
+
+
 def test_a_silent_cluster_stops_all_writes(home):
     home.say(node("n1"), number(A), placement(A, "n1"))
     r = right(home.registrar("registrar.linger=0", "directory.max_stale=2s"), 1)
@@ -223,7 +261,7 @@ def test_without_identityd_nothing_is_deleted(home):
     wait_for(lambda: r.count("lingering") == 1, "lingering")
     home.identityd.stop()  # it may be placed there again, and who would tell?
     home.gone(home.identityd)
-    wait_for(lambda: "away" in r.check("entries").reason.detail, r.status)
+    wait_for(lambda: not r.check("entries").ok, r.status)
     wait_for(lambda: r.count("lingering") == 0, "its time is over")
     assert set(home.ours()) == {f"{A}@n1"} and r.writes()["delete"] == 0
     home.say(node("n1"), number(A), placement(A, "n1"))

@@ -564,6 +564,157 @@ static void test_an_identity_that_goes_loses_all(void **state)
 	assert_writes(f, 1, 0, 1);
 }
 
+static void on_change(void *data, const struct cs_reg_slot *slot, const struct cs_reg_change *change)
+{
+	(void)slot;
+	char *text = data;
+	snprintf(text + strlen(text), 400 - strlen(text), "%d %u@%s %x %s%s;", change->what, change->identity,
+		change->node, change->fields, *change->entry_id ? "there" : "new", change->failed ? " failed" : "");
+}
+
+/* ---- what a full state lacks ---- */
+
+#define MANY (CS_REG_MISSING_MAX + 1)
+
+/* Two nodes; n identities on the first of them. */
+static void crowd(struct fixture *f, uint32_t n)
+{
+	begin(f);
+	node(f, "n1", false);
+	node(f, "n2", false);
+	for (uint32_t i = 0; i < n; i++) {
+		number(f, 400 + i);
+		place(f, 400 + i, "n1", false);
+	}
+	synced(f);
+}
+
+static void crowd_is_made(struct fixture *f, uint32_t n)
+{
+	f->rules.linger_ms = 0;
+	cs_reg_plan_free(f->plan);
+	start(f);
+	crowd(f, n);
+	list(f);
+	settle(f);
+	assert_writes(f, n, 0, 0);
+}
+
+static void empty(struct fixture *f)
+{
+	begin(f);
+	synced(f);
+	settle(f);
+}
+
+static void test_an_empty_store_deletes_nothing(void **state)
+{
+	struct fixture *f = *state;
+	crowd_is_made(f, MANY);
+	empty(f);
+	assert_writes(f, 0, 0, 0);
+	assert_non_null(cs_reg_plan_held(f->plan));
+	assert_non_null(strstr(cs_reg_plan_held(f->plan)->text, "of 11 of the 11 entries"));
+	assert_int_equal(cs_reg_plan_count(f->plan).held, MANY);
+	begin(f); /* nor when a state begins and is not completed */
+	list(f);
+	settle(f);
+	assert_int_equal(cs_reg_plan_count(f->plan).held, MANY);
+	empty(f);
+	list(f); /* nor an hour later */
+	f->now_ms += 3600000;
+	settle(f);
+	assert_writes(f, 0, 0, 0);
+	/* What it says itself goes on, and one that it has again is as it was. */
+	number(f, 400);
+	node(f, "n1", false);
+	place(f, 400, "n1", false);
+	number(f, 900);
+	place(f, 900, "n1", false);
+	settle(f);
+	assert_writes(f, 1, 0, 0);
+	assert_int_equal(cs_reg_plan_count(f->plan).held, MANY - 1);
+	crowd(f, MANY); /* its state is back */
+	settle(f);
+	assert_writes(f, 0, 0, 1); /* 900 */
+	assert_null(cs_reg_plan_held(f->plan));
+	assert_int_equal(f->nspire, MANY);
+}
+
+static void test_an_empty_store_at_the_start(void **state)
+{
+	struct fixture *f = *state;
+	char text[400] = "";
+	for (uint32_t i = 0; i < MANY; i++)
+		ours(f, 400 + i, "n1");
+	list(f);
+	empty(f); /* what was listed before it was known */
+	assert_writes(f, 0, 0, 0);
+	assert_non_null(cs_reg_plan_held(f->plan));
+	cs_reg_plan_free(f->plan);
+	start(f);
+	empty(f);
+	list(f); /* and after */
+	settle(f);
+	assert_writes(f, 0, 0, 0);
+	assert_int_equal(cs_reg_plan_count(f->plan).held, MANY);
+	cs_reg_plan_each_change(f->plan, on_change, text);
+	assert_non_null(strstr(text, "2 400@n1 0 there failed;"));
+	*text = '\0';
+	cs_reg_plan_preview_begin(f->plan);
+	cs_reg_plan_preview_add(f->plan, f->spire[0], f->now_ms, on_change, text);
+	cs_reg_plan_preview_end(f->plan, on_change, text);
+	assert_string_equal(text, "2 400@n1 0 there failed;");
+	/* Somebody says that they are to go. */
+	cs_reg_plan_release(f->plan, f->now_ms);
+	settle(f);
+	assert_writes(f, 0, 0, MANY);
+	assert_null(cs_reg_plan_held(f->plan));
+	assert_int_equal(f->nspire, 0);
+}
+
+/* n on a node, and then a full state of so many of them. */
+static void shrinks(struct fixture *f, uint32_t n, uint32_t to, unsigned deletes)
+{
+	crowd_is_made(f, n);
+	crowd(f, to);
+	settle(f);
+	assert_writes(f, 0, 0, deletes);
+	assert_int_equal(cs_reg_plan_count(f->plan).held, n - to - deletes);
+}
+
+static void test_few_that_are_missing_go(void **state)
+{
+	shrinks(*state, CS_REG_MISSING_MAX, 0, CS_REG_MISSING_MAX);
+}
+
+static void test_half_that_are_missing_go(void **state)
+{
+	shrinks(*state, 2 * MANY, MANY, MANY);
+}
+
+static void test_more_than_half_that_are_missing_stay(void **state)
+{
+	shrinks(*state, 2 * MANY, MANY - 1, 0);
+}
+
+/* A node that is drained, or removed with all that it had: the directory says so, and is believed. */
+static void test_what_is_said_to_go_goes(void **state)
+{
+	struct fixture *f = *state;
+	crowd_is_made(f, 2 * MANY);
+	for (uint32_t i = 0; i < MANY; i++) {
+		place(f, 400 + i, "n1", true);
+		identity(f, 400 + i, NULL);
+	}
+	for (uint32_t i = MANY; i < 2 * MANY; i++)
+		place(f, 400 + i, "n1", true);
+	node(f, "n1", true);
+	settle(f);
+	assert_writes(f, 0, 0, 2 * MANY);
+	assert_null(cs_reg_plan_held(f->plan));
+}
+
 /* Its record may go first: what is placed is not deleted. */
 static void test_placed_without_a_record(void **state)
 {
@@ -939,14 +1090,6 @@ static void test_too_many_slots(void **state)
 	assert_int_equal(p.identity, CS_REG_SLOTS_MAX + 2);
 }
 
-static void on_change(void *data, const struct cs_reg_slot *slot, const struct cs_reg_change *change)
-{
-	(void)slot;
-	char *text = data;
-	snprintf(text + strlen(text), 400 - strlen(text), "%d %u@%s %x %s%s;", change->what, change->identity,
-		change->node, change->fields, *change->entry_id ? "there" : "new", change->failed ? " failed" : "");
-}
-
 static void test_what_is_shown(void **state)
 {
 	struct fixture *f = *state;
@@ -1025,6 +1168,12 @@ int main(void)
 		TEST(test_a_node_that_goes_loses_all),
 		TEST(test_an_identity_that_goes_loses_all),
 		TEST(test_placed_without_a_record),
+		TEST(test_an_empty_store_deletes_nothing),
+		TEST(test_an_empty_store_at_the_start),
+		TEST(test_few_that_are_missing_go),
+		TEST(test_half_that_are_missing_go),
+		TEST(test_more_than_half_that_are_missing_stay),
+		TEST(test_what_is_said_to_go_goes),
 		TEST(test_foreign_entries),
 		TEST(test_an_entry_elsewhere_is_nobodys_business),
 		TEST(test_a_foreign_entry_in_the_way),
