@@ -209,7 +209,7 @@ class Daemon:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                 env={**os.environ, "NOTIFY_SOCKET": str(path)})
 
-    def wait_ready(self, timeout=20):
+    def wait_ready(self, timeout=60):
         """Until READY=1 (sd_notify), or an error that quotes the log."""
         pidfd = os.pidfd_open(self.process.pid)
         end = time.monotonic() + timeout
@@ -237,7 +237,7 @@ class Daemon:
         self.process.wait()
         self.notify.close()
 
-    def stop(self, timeout=10):
+    def stop(self, timeout=30):
         """SIGTERM; the exit code."""
         self.signal(signal.SIGTERM)
         try:

@@ -170,7 +170,7 @@ def test_a_policy_that_does_not_parse_changes_nothing_and_is_reported(c, n1):
         assert n1.run_cli("status").returncode != 0, "scripts notice as well"
         error = [line for line in n1.daemons["identityd"].log.read_text().splitlines() if "sometimes" in line]
         assert error and '"level":"error"' in error[-1], "loudly"
-        assert c.workloads["frontend"].reaches(db, PORT) and not batch.reaches(db, PORT, timeout=0.3)
+        assert c.workloads["frontend"].reaches(db, PORT, timeout=3) and not batch.reaches(db, PORT, timeout=0.3)
         # A workload that comes now is judged by what is in force.
         late = n1.workload("late", "k8s:app=batch", "k8s:late=yes")
         late.register()

@@ -52,7 +52,7 @@ def required(direction, peer):
 """
 
 
-def wait_until(condition, what, seconds=10):
+def wait_until(condition, what, seconds=30):
     """The product's own answer is asked for again; there is no event to wait for in these. What it was at last."""
     end = time.monotonic() + seconds
     while not (found := condition()):

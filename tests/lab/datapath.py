@@ -271,7 +271,7 @@ class Lab:
                 w.register()
             dp.forget_events()
 
-    def reach(self, x, y, family=4, timeout=1.0):
+    def reach(self, x, y, family=4, timeout=3.0):
         """Does a UDP datagram of x arrive at y? And its answer at x?"""
         there, here = y.ns.udp(y.ip(family), timeout=timeout), x.ns.udp(x.ip(family), timeout=timeout)
         try:

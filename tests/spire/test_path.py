@@ -78,7 +78,7 @@ def entries(node):
 def test_from_registration_to_packets(world):
     """With all of it: nobody makes an entry by hand. What stops running loses its entry, its SVID and its pairs, and comes back."""
     world.start(3600, registrar=True)
-    assert world.frontend.reaches(world.db, PORT)
+    assert world.frontend.reaches(world.db, PORT, timeout=5)
     marked = {e["spiffe_id"]["path"]: e for e in world.spire.list() if e["id"].startswith("countersign.")}
     placed = {f"/identity/{w.endpoint['identity']}": w for w in (world.frontend, world.db)}
     assert set(marked) == set(placed)
@@ -110,7 +110,7 @@ def test_rotation_under_traffic(world):
 
 def test_without_spire_the_pair_stops_at_expiry(world):
     world.start(TTL)
-    assert world.frontend.reaches(world.db, PORT)
+    assert world.frontend.reaches(world.db, PORT, timeout=5)
     world.spire.server.end()
     for agent in world.spire.agents.values():
         agent.end()
