@@ -257,7 +257,7 @@ def test_foreign_program_in_front(tcx_host, hook):
         event = host.dp.event(f"state {host.host_if} shadowed", timeout=2)
         assert "foreign" in event
         assert host.closed()
-        host.dp.event(f"state {host.host_if} none", timeout=3)
+        host.dp.event(f"state {host.host_if} none")
         assert host.closed()
         assert len(links(host)) == 2
     assert host.closed()
@@ -269,18 +269,18 @@ def test_who_insists_stays_in_front(tcx_host):
     foreigners = []
     for _ in range(3):
         foreigners.append(Foreign(host.node, host.host_if, "ingress"))
-        host.dp.event(f"state {host.host_if} shadowed", timeout=3)
+        host.dp.event(f"state {host.host_if} shadowed")
         assert host.closed()
-        host.dp.event(f"state {host.host_if} none", timeout=3)
+        host.dp.event(f"state {host.host_if} none")
     foreigners.append(Foreign(host.node, host.host_if, "ingress"))
-    host.dp.event(f"state {host.host_if} shadowed", timeout=3)
+    host.dp.event(f"state {host.host_if} shadowed")
     assert host.sends()
     start = time.monotonic()
     while time.monotonic() - start < 2.5:  # two polls later it is as it was
         host.dp("mode")
     assert host.dp("state", host.host_if).startswith("shadowed foreign (program id ")
     foreigners.pop().close()
-    host.dp.event(f"state {host.host_if} none", timeout=3)
+    host.dp.event(f"state {host.host_if} none")
     assert host.closed()
     for f in foreigners:
         f.close()
@@ -290,7 +290,7 @@ def test_links_are_taken_over_from_a_move(tcx_host):
     """A life that ends between two steps of moving to the front leaves two pins; one is enough."""
     host = tcx_host
     with Foreign(host.node, host.host_if, "ingress"):
-        host.dp.event(f"state {host.host_if} shadowed", timeout=3)
+        host.dp.event(f"state {host.host_if} shadowed")
     directory = f"{BPFFS}/countersign/{host.dp.instance}/v1/links"
     ifindex = host.node.ifindex(host.host_if)
     host.dp.kill()
@@ -306,9 +306,9 @@ def test_link_torn_off(tcx_host):
     directory = f"{BPFFS}/countersign/{host.dp.instance}/v1/links"
     ifindex = host.node.ifindex(host.host_if)
     subprocess.run(["/usr/sbin/bpftool", "link", "detach", "pinned", f"{directory}/{ifindex}_from"], check=True)
-    assert "nobody" in host.dp.event(f"state {host.host_if} shadowed", timeout=3)
+    assert "nobody" in host.dp.event(f"state {host.host_if} shadowed")
     assert host.closed()
-    host.dp.event(f"state {host.host_if} none", timeout=3)
+    host.dp.event(f"state {host.host_if} none")
     assert links(host) == [f"{ifindex}_from", f"{ifindex}_to"]
 
 
@@ -331,11 +331,11 @@ def test_clsact_behind_tcx():
         assert host.closed()
         with Foreign(host.node, host.host_if, "ingress"):
             assert "TCX foreign" in host.dp.event(f"state {host.host_if} shadowed", timeout=2)
-        host.dp.event(f"state {host.host_if} none", timeout=3)
+        host.dp.event(f"state {host.host_if} none")
         assert host.closed()
         # A filter that was removed is put back.
         host.node.exec("tc", "filter", "del", "dev", host.host_if, "egress")
-        assert "nobody" in host.dp.event(f"state {host.host_if} shadowed", timeout=3)
+        assert "nobody" in host.dp.event(f"state {host.host_if} shadowed")
         assert host.closed()
     finally:
         host.close()

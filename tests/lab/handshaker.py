@@ -14,6 +14,7 @@ from pathlib import Path
 from cryptography import x509
 
 from lab import pki
+from lab.daemon import WAIT_S
 from lab.process import with_descriptor_3
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -100,7 +101,7 @@ class Monitor:
     def close(self):
         """The exit code."""
         self.sock.close()
-        code = self.process.wait(10)
+        code = self.process.wait(WAIT_S)
         self.process.stderr.close()
         return code
 
@@ -108,13 +109,13 @@ class Monitor:
         control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))] if fd is not None else []
         self.sock.sendmsg([message], control)
 
-    def receive(self, timeout=10):
+    def receive(self, timeout=WAIT_S):
         """(type, request, bytes); (None, None, b"") at the end."""
         assert select.select([self.sock], [], [], timeout)[0], "the handshaker says nothing"
         b = self.sock.recv(65536)
         return struct.unpack_from("<I4xQ", b)[:2] + (b,) if b else (None, None, b"")
 
-    def wait(self, request, timeout=10):
+    def wait(self, request, timeout=WAIT_S):
         """The next message about one request, as Verdict or Done."""
         end = time.monotonic() + timeout
         while True:
