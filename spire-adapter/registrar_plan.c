@@ -465,6 +465,11 @@ static int take_answer(struct cs_reg_plan *p, struct cs_reg_slot *slot, enum cs_
 		drop_entry(p, slot, slot->writing, now_ms);
 		return 0;
 	}
+	if (answer->code == CS_GRPC_OK && answer->entry && !cs_reg_is_ours(p->rules.mark, answer->entry->id)) {
+		p->needs_list = true;
+		return cs_error_set(
+			e, -EPROTO, "SPIRE's server answers with entry %.100s, which is not ours", answer->entry->id);
+	}
 	if (answer->code == CS_GRPC_OK && answer->entry) {
 		int r = cs_reg_have(p, answer->entry, slot, now_ms, e);
 		return r == 0 && op == CS_REG_UPDATE ? check_update(p, slot, e) : r;

@@ -34,7 +34,7 @@ struct call {
 	struct cs_spire_server *server;
 	cs_spire_on_items *on_items;
 	void *data;
-	size_t n; /* items that were given */
+	size_t n; /* items that were given; LIST: pages that came */
 	enum { CREATE, UPDATE, DELETE, LIST } what;
 	enum cs_spire_list kind;
 	struct cs_spire_list_events list;
@@ -241,6 +241,11 @@ static void on_page(const struct cs_grpc_status *status, const ProtobufCMessage 
 	}
 	if (call->token && strcmp(call->token, page.next) == 0) {
 		protocol_failure(&failure, "the next page of a list is the same page again");
+		list_done(call, &failure);
+		return;
+	}
+	if (++call->n >= CS_SPIRE_LIST_PAGES_MAX) {
+		protocol_failure(&failure, "a list does not end (CS_SPIRE_LIST_PAGES_MAX)");
 		list_done(call, &failure);
 		return;
 	}

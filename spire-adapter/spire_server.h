@@ -15,8 +15,9 @@
 #include "spire_federation.pb-c.h"
 #include "spire_types.pb-c.h"
 
-#define CS_SPIRE_CALL_MS          60000       /* default deadline of one call */
-#define CS_SPIRE_LIST_PAGE        500         /* items of a page: an entry has up to some 10 kB */
+#define CS_SPIRE_CALL_MS          60000 /* default deadline of one call */
+#define CS_SPIRE_LIST_PAGE        500   /* items of a page: an entry has up to some 10 kB */
+#define CS_SPIRE_LIST_PAGES_MAX   1024
 #define CS_SPIRE_SERVER_MESSAGE   (16u << 20) /* of the server; it has no limit of its own */
 #define CS_SPIRE_SERVER_UNPACKED  (64u << 20)
 #define CS_SPIRE_SERVER_CALLS_MAX 64

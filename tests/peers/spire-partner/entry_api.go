@@ -267,8 +267,10 @@ func (a *entryAPI) ListEntries(_ context.Context, in *entryv1.ListEntriesRequest
 			out.NextPageToken = strconv.Itoa(r.number)
 		}
 	}
-	if s.faults.find("endless-pages", "ListEntries") != nil { // a token that leads nowhere
+	if f := s.faults.find("endless-pages", "ListEntries"); f != nil && f.Value == 0 { // a token that leads nowhere
 		out.NextPageToken = "1"
+	} else if f != nil { // always another
+		out.NextPageToken = strconv.FormatUint(after+1, 10)
 	}
 	return out, nil
 }
