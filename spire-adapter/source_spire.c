@@ -41,6 +41,7 @@ struct stream {
 	uint64_t connection;
 	uint8_t federates_sha256[SHA256_DIGEST_LENGTH];
 	bool federates_known;
+	bool bad_said; /* its SVID cannot be used: once, however often it comes */
 	UT_hash_handle hh;
 };
 
@@ -64,6 +65,7 @@ struct spire {
 		struct cs_spire_files *files;
 		struct cs_spire_seen seen;
 		bool named;
+		bool bad_said; /* as in struct stream */
 	} own[2];
 };
 
@@ -179,8 +181,10 @@ static void deliver(struct spire *s, uint32_t identity, const struct cs_spire_ch
 	s->events.svid(s->events.data, &svid);
 }
 
-static void take_set(struct spire *s, uint32_t identity, const char *spiffe_id, const svids_response *in)
+static void take_set(struct stream *stream, const char *spiffe_id, const svids_response *in)
 {
+	struct spire *s = stream->source;
+	uint32_t identity = stream->identity;
 	struct cs_spire_chain chain;
 	struct cs_spire_seen seen;
 	EVP_PKEY *key = NULL;
@@ -189,8 +193,9 @@ static void take_set(struct spire *s, uint32_t identity, const char *spiffe_id, 
 		cs_spire_key_read((struct cs_der){svid->x509_svid_key.data, svid->x509_svid_key.len}, chain.spki, &key,
 			&seen.why) < 0)
 		seen.what = CS_SPIRE_SEEN_BAD;
-	if (seen.what == CS_SPIRE_SEEN_BAD)
+	if (seen.what == CS_SPIRE_SEEN_BAD && !stream->bad_said)
 		cs_warn("an SVID of SPIRE cannot be used", cs_str("spiffe_id", spiffe_id), cs_err(&seen.why));
+	stream->bad_said = seen.what == CS_SPIRE_SEEN_BAD;
 	if (cs_spire_subs_seen(s->subs, identity, &seen, now_mono_ms(s)))
 		deliver(s, identity, &chain, key);
 	else
@@ -230,7 +235,7 @@ static void on_set(struct cs_grpc_client_call *call, const ProtobufCMessage *mes
 	const char *spiffe_id = s ? cs_spire_subs_spiffe_id(s->subs, stream->identity) : NULL;
 	if (spiffe_id) {
 		watch_federation(stream, in);
-		take_set(s, stream->identity, spiffe_id, in);
+		take_set(stream, spiffe_id, in);
 		run_soon(s);
 	}
 	wipe(in);
@@ -430,6 +435,7 @@ static void own_svid(void *data, const struct cs_spire_own *own)
 		if (!is_own(s, i, own->chain.id.text))
 			continue;
 		s->own[i].named = true;
+		s->own[i].bad_said = false;
 		mark_chain(s, &own->chain, &s->own[i].seen);
 		if (s->own[i].seen.what == CS_SPIRE_SEEN_EARLY)
 			cs_spire_workload_again(s->workload);
@@ -446,10 +452,12 @@ static void own_svid(void *data, const struct cs_spire_own *own)
 static void own_bad(void *data, const char *spiffe_id, const struct cs_error *why)
 {
 	struct spire *s = data;
-	cs_warn("an own SVID of SPIRE cannot be used", cs_str("spiffe_id", spiffe_id), cs_err(why));
 	for (size_t i = 0; i < OWN(s); i++) {
 		if (!is_own(s, i, spiffe_id))
 			continue;
+		if (!s->own[i].bad_said)
+			cs_warn("an own SVID of SPIRE cannot be used", cs_str("spiffe_id", spiffe_id), cs_err(why));
+		s->own[i].bad_said = true;
 		s->own[i].seen.what = CS_SPIRE_SEEN_BAD;
 		s->own[i].seen.why = *why;
 	}

@@ -318,6 +318,21 @@ def test_endless_duplicates(home, node):
     recovers(node)
 
 
+def test_what_is_wrong_is_said_once_however_often_it_comes(home, node):
+    node.agent.faults(fault("svid", on=PATH, text="two-ids"), fault("own-svid", on="/countersign/node/n1", text="ca"),
+                      *(fault("duplicates", on=on) for on in (DI, OWN)))
+    node.start()
+    reason(node, "svid-profile"), reason(node, TWISTS["ca"][0], identity=HOST)
+    wait_for(lambda: node.agent.state()["messages"] > 2000, "they come", 20)
+    assert len(node.lines("an SVID of SPIRE cannot be used")) == len(node.lines("an own SVID of SPIRE cannot be used")) == 1
+    node.agent.twist()
+    node.follower.wait_svid(A), node.follower.wait_svid(HOST)
+    node.agent.twist(fault("svid", on=PATH, text="two-ids"))  # it was right meanwhile
+    wait_for(lambda: len(node.lines("an SVID of SPIRE cannot be used")) == 2, "it is said again")
+    node.agent.twist()
+    recovers(node)
+
+
 @pytest.mark.parametrize("kind,value", [("copies", 300), ("missing-parts", 0), ("federates", 5000)])
 def test_sets_that_hold_too_much(node, kind, value):
     node.agent.faults(fault(kind, value=value))
