@@ -100,9 +100,9 @@ class Authority:
         return child
 
     def svid(self, path, kind="p256", **options):
-        """options: uris, days, start, ca, usage, eku, dns override what a good SVID has."""
+        """options: uris, days, start, ca, usage, eku, dns override what a good SVID has; common is the subject's name."""
         spiffe_id = path if path.startswith("spiffe://") else f"spiffe://{self.trust_domain}{path}"
         k = options.pop("key", None) or key(kind)
-        cert = self._sign(k.public_key(), _name("a workload"), uris=options.pop("uris", [spiffe_id]), **options)
+        cert = self._sign(k.public_key(), _name(options.pop("common", "a workload")), uris=options.pop("uris", [spiffe_id]), **options)
         chain = [cert] + ([self.cert] if hasattr(self, "parent") else [])
         return Svid(k, chain, spiffe_id)

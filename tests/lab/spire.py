@@ -1,6 +1,7 @@
 """A real SPIRE on loopback: one server and agents, which stand for nodes. Found by SPIRE_BIN (a directory) or PATH.
 lab.spire_partner has the same in a partner that plays it."""
 import base64
+import hashlib
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from lab import pki
 from lab.daemon import WAIT_S
 
 PROGRAMS = ("spire-server", "spire-agent")
@@ -76,13 +78,16 @@ class Program:
 
 
 class Server(Program):
-    """ca_key: ec-p256, rsa-2048, rsa-4096, ... as SPIRE calls them. ca_name: common name of every CA."""
+    """ca_key: ec-p256, rsa-2048, rsa-4096, ... as SPIRE calls them. ca_name: common name of every CA. machines: an authority
+    (pki) of the certificates by which agents may attest, instead of by a token."""
 
-    def __init__(self, dir, domain, ca_key="ec-p256", ca_name=None):
+    def __init__(self, dir, domain, ca_key="ec-p256", ca_name=None, machines=None):
         self.domain, self.socket = domain, dir / "api.sock"
         with socket.create_server(("127.0.0.1", 0)) as s:
             self.port = s.getsockname()[1]
         subject = f'ca_subject = {{ country = ["US"], organization = ["SPIRE"], common_name = "{ca_name}" }}' if ca_name else ""
+        (dir / "machines.pem").write_bytes(pki.pem(machines.cert) if machines else b"")
+        x509pop = f'NodeAttestor "x509pop" {{ plugin_data {{ ca_bundle_path = "{dir}/machines.pem" }} }}' if machines else ""
         super().__init__("spire-server", dir, f'''
 server {{
   trust_domain = "{domain}"
@@ -101,6 +106,7 @@ server {{
 plugins {{
   DataStore "sql" {{ plugin_data {{ database_type = "sqlite3" connection_string = "{dir}/db.sqlite3" }} }}
   NodeAttestor "join_token" {{ plugin_data {{}} }}
+  {x509pop}
   KeyManager "disk" {{ plugin_data {{ keys_path = "{dir}/keys.json" }} }}
 }}''')
         self.wait_socket(self.socket)
@@ -134,15 +140,24 @@ plugins {{
 
 
 class Agent(Program):
-    """paths: it looks at the paths of programs, so that selectors may name them. It hashes them too, once per stream."""
+    """paths: it looks at the paths of programs, so that selectors may name them. It hashes them too, once per stream. machine:
+    a certificate (pki) by which it attests, so that its id is its own and no alias."""
 
-    def __init__(self, dir, server, name, paths=False):
+    def __init__(self, dir, server, name, paths=False, machine=None):
         self.server, self.name = server, name
-        self.id = f"spiffe://{server.domain}/node/{name}"
         (dir / "pub").mkdir()
         (dir / "adm").mkdir()
         self.socket, self.admin = dir / "pub/api.sock", dir / "adm/admin.sock"
-        token = server.call("token", "generate", "-spiffeID", self.id)["value"]
+        if machine:
+            (dir / "machine.pem").write_bytes(pki.pem(machine.leaf))
+            (dir / "machine.key").write_bytes(pki.key_pem(machine.key))
+            attestor = f'"x509pop" {{ plugin_data {{ private_key_path = "{dir}/machine.key" certificate_path = "{dir}/machine.pem" }} }}'
+            args = []
+            self.id = f"spiffe://{server.domain}/spire/agent/x509pop/{hashlib.sha1(pki.der(machine.leaf)).hexdigest()}"
+        else:
+            attestor = '"join_token" { plugin_data {} }'
+            self.id = f"spiffe://{server.domain}/node/{name}"
+            args = ["-joinToken", server.call("token", "generate", "-spiffeID", self.id)["value"]]
         super().__init__("spire-agent", dir, f'''
 agent {{
   trust_domain = "{server.domain}"
@@ -156,10 +171,10 @@ agent {{
   experimental {{ sync_interval = "1s" }}
 }}
 plugins {{
-  NodeAttestor "join_token" {{ plugin_data {{}} }}
+  NodeAttestor {attestor}
   KeyManager "disk" {{ plugin_data {{ directory = "{dir}" }} }}
   WorkloadAttestor "unix" {{ plugin_data {{ discover_workload_path = {str(paths).lower()} }} }}
-}}''', "-joinToken", token)
+}}''', *args)
         self.wait_socket(self.admin)
 
     def again(self):

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from lab import adapter as adapter_lab
-from lab import identityd, registrar
+from lab import identityd, pki, registrar
 from lab.daemon import BUILD, WAIT_S
 from lab.identityd import deleted, identity, node, placement
 from lab.spire import wait_for
@@ -137,6 +137,26 @@ def test_a_new_setting_is_an_update(home):
     right(r, 1)
     assert r.writes() == {"create": 0, "update": 1, "delete": 0}
     assert home.ours()[f"{A}@n1"]["x509_svid_ttl"] == 3600
+
+
+def test_the_parent_is_the_agent_that_has_the_nodes_selector(Real):
+    """Where agents attest by what they are, there need not be an alias. One that comes later is found."""
+    machines = pki.Authority()
+    home = Home(lambda domain: Real(domain, machines=machines))
+    try:
+        n1 = home.spire.add_agent("n1", machine=machines.svid("/n1", common="n1"))
+        home.say(node("n1"), node("n2"), number(A), placement(A, "n1"), placement(A, "n2"))
+        r = home.registrar("registrar.agent_selector=x509pop:subject:cn:{node}")
+        wait_for(lambda: r.count("right") == 1 and r.count("stuck") == 1, r.status)
+        assert home.spire.id(path(home.ours()[f"{A}@n1"], "parent_id")) == n1.id
+        assert "none has the selector registrar.agent_selector" in r.check("entries").reason.detail
+        n2 = home.spire.add_agent("n2", machine=machines.svid("/n2", common="n2"))
+        right(r, 2)
+        assert home.spire.id(path(home.ours()[f"{A}@n2"], "parent_id")) == n2.id != n1.id
+        for agent in (n1, n2):
+            wait_for(lambda: agent.cached_svids() == 1, "its one SVID")
+    finally:
+        home.close()
 
 
 # ---- foreign entries ----
