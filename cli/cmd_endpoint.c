@@ -288,11 +288,11 @@ static int run_register(struct cs_cli *cli, struct cs_error *e)
 		code = cs_cli_ask(
 			cli, &cs_service_endpoints, "RegisterEndpoint", &r.request.base, take_status, &r, &status, e);
 	struct cs_error said = *e;
-	bool quarantined = status.reason == CS_R_ADDRESS_IN_QUARANTINE; /* at once: it is longer than we wait */
-	if (code != CS_CLI_USAGE && (quarantined || status.code == CS_GRPC_DEADLINE_EXCEEDED) &&
-		explain_wait(cli, &r, e)) {
+	/* Said at once: it takes longer than we wait, or nobody knows how long. */
+	bool at_once = status.reason == CS_R_ADDRESS_IN_QUARANTINE || status.reason == CS_R_STORE_UNAVAILABLE;
+	if (code != CS_CLI_USAGE && (at_once || status.code == CS_GRPC_DEADLINE_EXCEEDED) && explain_wait(cli, &r, e)) {
 		code = CS_CLI_NOT_YET;
-		*e = quarantined ? said : *e;
+		*e = at_once ? said : *e;
 	}
 	if (r.answer)
 		show(cli, r.answer);

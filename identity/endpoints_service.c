@@ -99,9 +99,28 @@ static bool quarantined_beyond(const struct waiter *w, const struct cs_node_endp
 	       ep->refused_until_mono_ms > w->until_mono_ms;
 }
 
+/* Nobody can say how long the cluster's store is away: who has a deadline of its own tries again, and the claim is made all
+ * the same as soon as it can be. */
+static bool store_is_away(const struct waiter *w, const struct cs_node_endpoint *ep)
+{
+	const struct cs_condition *c = &ep->conditions[cs_endpoint_unmet(ep, w->steps, w->nsteps)];
+	return !c->met && c->reason == CS_R_STORE_UNAVAILABLE;
+}
+
+static void finish_unmet(struct waiter *w, const struct cs_node_endpoint *ep, enum cs_grpc_code code, const char *then)
+{
+	Countersign__V1__Step step = cs_endpoint_unmet(ep, w->steps, w->nsteps);
+	const struct cs_condition *c = &ep->conditions[step];
+	cs_grpc_finish_reason(waiter_take_call(w), code, c->reason,
+		"endpoint '%s' is registered, but not %s: %s%s%s; it stays registered, and %s", ep->spec.id,
+		cs_step_name(step), cs_reason_name(c->reason), c->detail[0] ? ": " : "", c->detail, then);
+}
+
 static void look(struct waiter *w, const struct cs_node_endpoint *ep)
 {
-	if (cs_endpoint_unmet(ep, w->steps, w->nsteps) != 0 && quarantined_beyond(w, ep))
+	if (store_is_away(w, ep))
+		finish_unmet(w, ep, CS_GRPC_UNAVAILABLE, "is claimed when the store answers");
+	else if (cs_endpoint_unmet(ep, w->steps, w->nsteps) != 0 && quarantined_beyond(w, ep))
 		cs_grpc_finish_reason(waiter_take_call(w), CS_GRPC_FAILED_PRECONDITION, CS_R_ADDRESS_IN_QUARANTINE,
 			"%s, which is longer than this call waits; the endpoint stays registered, and closed",
 			ep->refused_text);
@@ -133,13 +152,7 @@ static void on_deadline(struct cs_timer *timer)
 			"the registration is not on disk yet; whether it will be is not known");
 		return;
 	}
-	Countersign__V1__Step step = cs_endpoint_unmet(ep, w->steps, w->nsteps);
-	const struct cs_condition *c = &ep->conditions[step];
-	char id[CS_ENDPOINT_ID_MAX + 1];
-	cs_text_cut(id, sizeof(id), w->id);
-	cs_grpc_finish_reason(waiter_take_call(w), CS_GRPC_DEADLINE_EXCEEDED, c->reason,
-		"endpoint '%s' is registered, but not %s: %s%s%s; it stays registered, and closed", id,
-		cs_step_name(step), cs_reason_name(c->reason), c->detail[0] ? ": " : "", c->detail);
+	finish_unmet(w, ep, CS_GRPC_DEADLINE_EXCEEDED, "closed");
 }
 
 static void on_cancel(struct cs_grpc_call *call, void *data)

@@ -120,6 +120,9 @@ static void why_not(
 		*detail = node->outage_text;
 		if (node->outage_reason == CS_R_STORE_UNAVAILABLE)
 			*reason = node->outage_reason;
+	} else if (node->store_away[0] && ep->claim == CS_CLAIM_DUE) {
+		*reason = CS_R_STORE_UNAVAILABLE;
+		*detail = node->store_away;
 	} else {
 		*detail = "the cluster role has not answered yet";
 	}
@@ -362,6 +365,7 @@ void cs_node_link_up(struct cs_node *node, int64_t reconcile_after_ms)
 		cs_info("the cluster role is there again");
 	node->up = true;
 	node->outage = false;
+	node->store_away[0] = '\0';
 	cs_check_ok(node->check_cluster);
 	if (reconcile_after_ms > 0 && !any_due(node))
 		cs_node_reconcile_later(node, reconcile_after_ms);

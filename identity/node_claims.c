@@ -60,8 +60,18 @@ static void refused(struct cs_node *node, struct cs_node_endpoint *ep, const str
 	arm_retry(node, soon ? claim->retry_after_ms : ep->retry_after_ms);
 }
 
+/* It leads, and is heard, and yet cannot write: until its lease is over. */
+static void note_store(struct cs_node *node, const struct cs_ask *ask)
+{
+	if (ask->result == 0)
+		node->store_away[0] = '\0';
+	else if (ask->error.reason == CS_R_STORE_UNAVAILABLE)
+		cs_text_cut(node->store_away, sizeof(node->store_away), ask->error.text);
+}
+
 static void answered(struct cs_node *node, struct cs_ask *ask, const struct asked *asked)
 {
+	note_store(node, ask);
 	for (size_t i = 0; i < ask->nclaims; i++) {
 		const struct cs_claim *claim = &ask->claims[i];
 		struct cs_node_endpoint *ep = cs_node_endpoint(node, claim->id);
@@ -69,6 +79,8 @@ static void answered(struct cs_node *node, struct cs_ask *ask, const struct aske
 			continue;
 		if (ask->result < 0) {
 			ep->claim = CS_CLAIM_DUE;
+			if (!ep->conditions[COUNTERSIGN__V1__STEP__STEP_PLACED].met)
+				cs_node_refresh(node, ep); /* why not may be known now */
 			continue;
 		}
 		if (claim->prepare && claim->result == 0) {

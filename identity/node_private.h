@@ -49,6 +49,7 @@ struct cs_node {
 	bool reconcile_due, reconciling, outage;
 	char outage_text[256];
 	enum cs_reason outage_reason;
+	char store_away[256]; /* what the cluster role said of its store when it took no claim; "" once it takes one */
 	/* end */
 	bool closing;
 	int open_timers;

@@ -448,6 +448,18 @@ def test_register_wait_fails_at_the_server(node):
     assert "not enforced" in node.run(*REGISTER, code=4).stderr
 
 
+def test_register_without_the_store(node):
+    """Said at once, because nobody knows for how long; it is registered all the same."""
+    def unavailable(_request, context):
+        context.set_trailing_metadata([("countersign-reason", "store-unavailable")])
+        context.abort(grpc.StatusCode.UNAVAILABLE, "endpoint 'db' is registered, but not placed: store-unavailable")
+    node.serve("identityd", Endpoints_RegisterEndpoint=unavailable,
+               Endpoints_List=lambda r, c: endpoints.ListReply(endpoints=[endpoint("other"), endpoint("db", 2)]))
+    p = node.run(*REGISTER, code=4)
+    assert "'db' is registered, but not placed: store-unavailable" in p.stderr
+    assert [line.split()[1] for line in p.stdout.splitlines()[2:]] == ["yes"] * 2 + ["no"] * 3
+
+
 def test_register_nothing_registered(node):
     node.serve("identityd", Endpoints_List=lambda r, c: endpoints.ListReply(),
                Endpoints_RegisterEndpoint=lambda r, c: c.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "slow"))

@@ -15,7 +15,7 @@ from lab.etcd import Etcd
 from lab.follower import Follower
 from lab.identity_lab import Cluster, Lab, Replicas, refused
 from lab.node_tls import TlsProxy
-from lab.nodes import IDENTIFIED, PLACED, PUBLISHED, condition, ip, labels, reason_of, spec
+from lab.nodes import ENFORCED, IDENTIFIED, PLACED, PUBLISHED, REGISTERED, condition, ip, labels, reason_of, spec
 
 
 @pytest.fixture
@@ -362,13 +362,20 @@ def test_without_etcd(lab, etcd):
     f = n1.follow().wait_synced()
     before = same_directory(r.all)
     etcd.members[0].kill()
+    # Whoever leads finds out with the first claim, and says so long before the caller's deadline.
+    e = refused(grpc.StatusCode.UNAVAILABLE, n1.register, spec("c", "k8s:app=c", ["10.1.0.3"], lab.veth()),
+                wait_for=[ENFORCED], timeout=60)
+    assert reason_of(e) == "store-unavailable" and "'c' is registered" in e.details(), e.details()
     for d in r.all:
         d.wait_check("store", ok=False, says="store-unavailable")
         d.wait_check("leader", ok=False)
     n1.wait_check("cluster", ok=False, says="store-unavailable")
-    e = refused(grpc.StatusCode.DEADLINE_EXCEEDED, n1.register, spec("b", "k8s:app=b", ["10.1.0.2"], lab.veth()),
-                wait_for=[IDENTIFIED], timeout=2)
-    assert reason_of(e) == "store-unavailable", e.details()
+    b = spec("b", "k8s:app=b", ["10.1.0.2"], lab.veth())
+    for _ in range(2):  # whoever tries again hears the same
+        e = refused(grpc.StatusCode.UNAVAILABLE, n1.register, b, wait_for=[IDENTIFIED], timeout=60)
+        assert reason_of(e) == "store-unavailable", e.details()
+    n1.register(spec("d", "k8s:app=d", ["10.1.0.4"], lab.veth()), wait_for=[REGISTERED])  # asks for nothing of the store
+    assert set(n1.list()) == {"a", "b", "c", "d"}
     # As the cluster role says it. A node that nobody knows can say Hello, and hears nothing.
     proxy = lab.keep(TlsProxy(lab.base / "n9.sock", r.ports[0], r.ca.node("n9")))
     stub = protos.cluster_rpc.ClusterStub(proxy.channel)
@@ -388,7 +395,9 @@ def test_without_etcd(lab, etcd):
     for d in r.all:
         d.wait_check("store", ok=True)
     r.leader()
-    g.wait(lambda g: (e := g.get("endpoint", ("n1", "b"))) and e.identity == 257)
+    # What was registered meanwhile is claimed by itself, and who registers it again finds it placed.
+    g.wait(lambda g: all((e := g.get("endpoint", ("n1", x))) and e.identity >= 257 for x in "bcd"))
+    n1.register(b, wait_for=[PLACED])
     after = same_directory(r.all)
     assert before.all("identity").items() <= after.all("identity").items() and after.get("endpoint", ("n1", "a"))
     assert not any(audits(d, "gone") for d in r.all)
