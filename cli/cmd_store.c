@@ -54,7 +54,8 @@ static int run_new_epoch(struct cs_cli *cli, struct cs_error *e)
 
 #define STORES                                                                                                         \
 	"A store is sqlite (the instance's own file), etcd (what etcd.* of identityd's configuration says), or the\n"  \
-	"path of a SQLite file. End every countersign-identityd of the cluster role that uses it first.\n"
+	"path of a SQLite file. End every countersign-identityd of the cluster role that uses it first;\n"             \
+	"one that still leads it is named, and nothing is done.\n"
 
 const struct cs_command cs_cmd_store_copy = {.name = "store copy",
 	.summary = "Copy the cluster role's store to another place: SQLite to etcd, or back",

@@ -165,7 +165,8 @@ CS_MUST_USE int cs_store_lead_now(struct cs_store *store, const char *who, struc
  * next rest, because they may have been given after the backup. */
 CS_MUST_USE int cs_store_new_epoch(struct cs_store *store, struct cs_error *e);
 /* Everything from one open store into another, empty one, which gets an epoch of its own, and is compared afterwards.
- * `progress` (may be NULL) hears how many of how many facts are done. -EEXIST: the target is not empty. */
+ * `progress` (may be NULL) hears how many of how many facts are done. Leads both meanwhile, so that
+ * nobody writes. -EEXIST: the target is not empty; -EPERM: somebody else leads one of them. */
 CS_MUST_USE int cs_store_copy(struct cs_store *from, struct cs_store *to,
 	void (*progress)(void *data, size_t done, size_t all), void *data, struct cs_error *e);
 

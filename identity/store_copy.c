@@ -104,16 +104,50 @@ static int compare(struct cs_store *from, struct cs_store *to, struct cs_error *
 	return r;
 }
 
+static int check_empty(const struct cs_store *to, struct cs_error *e)
+{
+	size_t n = count_all(to);
+	return n == 0 ? 0 : cs_error_set(e, -EEXIST, "the target has %zu facts already; a copy needs an empty one", n);
+}
+
+/* Nobody writes into either while it is copied: who leads both is the only one. */
+static int lead_both(struct cs_store *from, struct cs_store *to, struct cs_store_state *ret_from, struct cs_error *e)
+{
+	int r = check_empty(to, e); /* before anybody waits for a lease */
+	if (r < 0)
+		return r;
+	r = cs_store_lead_now(from, "countersign store copy", e);
+	if (r < 0)
+		return cs_error_prefix(e, "the source");
+	from->lost = true; /* all of it again: also what the one before wrote last */
+	r = cs_store_poll(from, NULL, e);
+	cs_store_state(from, ret_from);
+	if (r < 0)
+		return r;
+	r = cs_store_lead_now(to, "countersign store copy", e);
+	return r < 0 ? cs_error_prefix(e, "the target") : check_empty(to, e);
+}
+
+/* The lease may have run out meanwhile (this process slept), and another one have written. */
+static int still_led(struct cs_store *from, const struct cs_store_state *then, struct cs_error *e)
+{
+	struct cs_store_state now;
+	cs_store_state(from, &now);
+	if (now.leads && now.term == then->term)
+		return 0;
+	return cs_error_reason(e, -EPERM, CS_R_NOT_LEADER,
+		"the source was not held all the time, and may have been changed; do not use the copy: empty the "
+		"target, and copy again");
+}
+
 int cs_store_copy(struct cs_store *from, struct cs_store *to, void (*progress)(void *data, size_t done, size_t all),
 	void *data, struct cs_error *e)
 {
-	struct progress p = {.fn = progress, .data = data, .all = count_all(from)};
-	int r = cs_store_lead_now(to, "countersign store copy", e);
-	if (r == 0 && count_all(to) > 0)
-		r = cs_error_set(
-			e, -EEXIST, "the target has %zu facts already; a copy needs an empty one", count_all(to));
+	struct cs_store_state source;
+	int r = lead_both(from, to, &source, e);
 	if (r < 0)
 		return r;
+	struct progress p = {.fn = progress, .data = data, .all = count_all(from)};
 	/* What rests goes on resting from where it was. */
 	to->heard_store_ms = cs_store_now_ms(from);
 	to->heard_mono_ms = to->clock->mono_ms(to->clock->data);
@@ -123,5 +157,7 @@ int cs_store_copy(struct cs_store *from, struct cs_store *to, void (*progress)(v
 		r = copy_facts(from, to, &p, e);
 	if (r == 0)
 		r = compare(from, to, e);
+	if (r == 0)
+		r = still_led(from, &source, e);
 	return r < 0 ? r : flush(to, false, e);
 }

@@ -1,6 +1,7 @@
 """countersign store copy and store new-epoch: what moves from one store to another, and what is refused."""
 import sqlite3
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -71,11 +72,18 @@ def test_sqlite_to_etcd_and_back(lab, tmp_path):
         f = replicas.leader().once()
         assert f.all("identity") == before.all("identity")
         assert {k: e.identity for k, e in f.all("endpoint").items()} == {k: e.identity for k, e in before.all("endpoint").items()}
-        # While a replica leads, nobody else writes.
-        assert "leads this store" in store("new-epoch", "etcd", settings=settings, instance=d.instance, code=1)
+        # While a replica leads, nobody else writes, and nobody copies what may change meanwhile.
+        other = tmp_path / "other.db"
+        with ThreadPoolExecutor() as both:
+            epoch = both.submit(store, "new-epoch", "etcd", settings=settings, instance=d.instance, code=1)
+            copy = both.submit(store, "copy", "etcd", other, settings=settings, instance=d.instance, code=1)
+            assert "leads this store" in epoch.result()
+            assert "the source: the replica " in copy.result() and "leads this store: end every" in copy.result()
+        assert "       0 identities" in store("copy", other, tmp_path / "third.db")
         for r in replicas.all:
             lab.things.remove(r)
             r.stop()
+        assert "       3 identities" in store("copy", "etcd", other, settings=settings, instance=d.instance)
         assert "new epoch" in store("new-epoch", "etcd", settings=settings, instance=d.instance)
         for file in (d.instance / "identityd/state").glob("store.db*"):
             file.unlink()
