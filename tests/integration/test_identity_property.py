@@ -7,7 +7,7 @@ their lease. What must hold (test_store_property.py looks at the stores alone, a
   same, whichever replicas they heard it from;
   what was acknowledged is there.
 
-IDENTITY_PROPERTY_OPERATIONS=10000 for a long run, IDENTITY_PROPERTY_SEED to repeat the choices of one."""
+IDENTITY_PROPERTY_OPERATIONS=50000 for a long run, IDENTITY_PROPERTY_SEED to repeat the choices of one."""
 import hashlib
 import itertools
 import os
@@ -27,10 +27,10 @@ from lab.identity_lab import Lab, Replicas
 from lab.node_tls import TlsProxy
 from lab.nodes import D, ip, labels
 
-OPERATIONS = int(os.environ.get("IDENTITY_PROPERTY_OPERATIONS", 400))
+OPERATIONS = int(os.environ.get("IDENTITY_PROPERTY_OPERATIONS", 5000))
 SEED = os.environ.get("IDENTITY_PROPERTY_SEED")
-REPLICAS, CLIENTS, FOLLOWERS, LABELS, ENDPOINTS = 3, 5, 4, 200, 8
-OPERATIONS_PER_HURT = 60
+REPLICAS, CLIENTS, FOLLOWERS, LABELS, ENDPOINTS = 3, 24, 4, 200, 8
+OPERATIONS_PER_HURT = 700
 C = protos.cluster
 
 
@@ -43,7 +43,7 @@ class Node:
         files = run.replicas.ca.node(name)
         self.proxies = [run.lab.keep(TlsProxy(run.lab.base / f"{name}-{i}.sock", port, files))
                         for i, port in enumerate(run.replicas.ports)]
-        self.at = 0
+        self.at, self.greeted = 0, False
 
     def stub(self, i):
         return protos.cluster_rpc.ClusterStub(self.proxies[i].channel)
@@ -59,11 +59,13 @@ class Node:
     def ask(self, method, request):
         """The answer, or None: nobody who leads answered, and it may have come true."""
         try:
-            self.greet(self.at)
+            if not self.greeted:
+                self.greet(self.at)
+            self.greeted = True
             return getattr(self.stub(self.at), method)(request, timeout=3)
         except grpc.RpcError as e:
             self.run.count(f"{e.code().name.lower()}")
-            self.at = (self.at + 1) % len(self.proxies)
+            self.at, self.greeted = (self.at + 1) % len(self.proxies), False
             return None
 
 

@@ -7,7 +7,7 @@ the store and its rules, nothing else. What all of them say is compared:
   no follower sees a position go back, or a hole: two replicas at one revision know the same;
   what was acknowledged is there.
 
-STORE_PROPERTY_OPERATIONS=20000 for a long run, STORE_PROPERTY_SEED to repeat the choices of one."""
+STORE_PROPERTY_OPERATIONS=200000 for a long run, STORE_PROPERTY_SEED to repeat the choices of one."""
 import hashlib
 import itertools
 import os
@@ -25,12 +25,12 @@ import pytest
 from lab import etcd
 from lab.daemon import BUILD, WAIT_S
 
-OPERATIONS = int(os.environ.get("STORE_PROPERTY_OPERATIONS", 1000))
+OPERATIONS = int(os.environ.get("STORE_PROPERTY_OPERATIONS", 10000))
 SEED = os.environ.get("STORE_PROPERTY_SEED")
-CLIENTS, LABELS, ADDRESSES, ENDPOINTS = 6, 40, 60, 6
+CLIENTS, LABELS, ADDRESSES, ENDPOINTS = 24, 40, 60, 2
 FIRST_ID, LAST_ID = 300, 329
 QUARANTINE_S = 1.5
-OPERATIONS_PER_HURT = 75  # at least so often something is killed, stopped or misled
+OPERATIONS_PER_HURT = 700  # at least so often something is killed, stopped or misled
 PATIENCE_S = 1.0  # of a client, until it goes on with another endpoint
 
 
@@ -248,7 +248,7 @@ class Run:
                 self.possible[endpoint] = before
             else:
                 self.count("not answered" if said[0] == "died" else f"error {said[1]}")
-                time.sleep(0.01)
+                time.sleep(0.03)
                 if said[:2] == ["error", "-1"]:
                     self.possible[endpoint] = before  # it does not lead: nothing happened
 
