@@ -6,8 +6,24 @@ cd "$(dirname "$0")/.."
 build() {
 	deploy/packages.sh build
 	echo "building ..."
-	cmake --preset release -DCS_TESTS=OFF -B build/quickstart >/dev/null
-	cmake --build build/quickstart >/dev/null
+	quietly cmake --preset release -DCS_TESTS=OFF -B build/quickstart
+	if [ -t 1 ]; then
+		cmake --build build/quickstart # ninja's one line that counts
+	else
+		quietly cmake --build build/quickstart
+	fi
+}
+
+# What it prints is of interest only if it fails.
+quietly() {
+	log=$(mktemp)
+	"$@" >"$log" 2>&1 || {
+		cat "$log" >&2
+		rm -f "$log"
+		echo "quickstart.sh: failed: $*" >&2
+		exit 1
+	}
+	rm -f "$log"
 }
 
 case " $* " in
