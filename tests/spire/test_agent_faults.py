@@ -306,7 +306,7 @@ def test_endless_duplicates(home, node):
     svid = node.follower.wait_svid(A)
     node.follower.wait_svid(HOST)
     node.agent.twist(*(fault("duplicates", on=on) for on in (DI, BUNDLES, OWN)))
-    wait_for(lambda: node.agent.state()["messages"] > 2000, "they come", 20)
+    wait_for(lambda: node.agent.state()["messages"] > 2000, "they come")
     before, seen = rss_kib(node.adapter.pid), node.agent.state()["messages"]
     end = time.monotonic() + 2 * LASTS_S
     while time.monotonic() < end:  # no synchronisation: this is how long it lasts
@@ -323,7 +323,7 @@ def test_what_is_wrong_is_said_once_however_often_it_comes(home, node):
                       *(fault("duplicates", on=on) for on in (DI, OWN)))
     node.start()
     reason(node, "svid-profile"), reason(node, TWISTS["ca"][0], identity=HOST)
-    wait_for(lambda: node.agent.state()["messages"] > 2000, "they come", 20)
+    wait_for(lambda: node.agent.state()["messages"] > 2000, "they come")
     assert len(node.lines("an SVID of SPIRE cannot be used")) == len(node.lines("an own SVID of SPIRE cannot be used")) == 1
     node.agent.twist()
     node.follower.wait_svid(A), node.follower.wait_svid(HOST)
