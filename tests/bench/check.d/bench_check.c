@@ -16,6 +16,7 @@
 #include <bpf/libbpf.h>
 #include <reference.skel.h>
 #include "datapath.h"
+#include "../measure.h"
 
 #define ROUNDS  21
 #define REPEAT  500000
@@ -192,18 +193,11 @@ static int count_lookups(struct bench *b)
 	return n;
 }
 
-static int by_value(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-	return (x > y) - (x < y);
-}
-
 static double median(const double *values)
 {
 	double sorted[ROUNDS];
 	memcpy(sorted, values, sizeof(sorted));
-	qsort(sorted, ROUNDS, sizeof(*sorted), by_value);
-	return sorted[ROUNDS / 2];
+	return bench_median(sorted, ROUNDS);
 }
 
 /* Of the rounds' own ratios, in which both ran side by side. */

@@ -8,12 +8,12 @@
 #include <string.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 #include "ca.h"
 #include "floor.h"
 #include "signer_process.h"
 #include "tls_side.h"
+#include "../measure.h"
 
 #define ROUNDS      151
 #define EACH        10
@@ -21,33 +21,6 @@
 
 static const uint32_t identity[2] = {300, 301};
 static const char *const spiffe_id[2] = {"spiffe://example.org/identity/300", "spiffe://example.org/identity/301"};
-
-static void need(int r, const struct cs_error *e)
-{
-	if (r < 0) {
-		fprintf(stderr, "bench: %s\n", e->text);
-		exit(1);
-	}
-}
-
-static double now_us(void)
-{
-	struct timespec ts;
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (double)ts.tv_sec * 1e6 + (double)ts.tv_nsec / 1e3;
-}
-
-static int by_value(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-	return (x > y) - (x < y);
-}
-
-static double median(double *v, size_t n)
-{
-	qsort(v, n, sizeof(*v), by_value);
-	return v[n / 2];
-}
 
 struct node {
 	struct cs_hs_world world;
@@ -71,18 +44,18 @@ static void node_init(struct node *node, const struct cs_ca *ca, int i)
 	struct cs_error e;
 	struct cs_issued issued;
 	uint8_t list[4096];
-	need(cs_ca_issue(ca, spiffe_id[i], 3600, time(NULL), &issued, &e), &e);
-	need(cs_hs_world_init(&node->world, &e), &e);
-	need(cs_hs_side_contexts(&node->world, &e), &e);
+	bench_need(cs_ca_issue(ca, spiffe_id[i], 3600, time(NULL), &issued, &e), &e);
+	bench_need(cs_hs_world_init(&node->world, &e), &e);
+	bench_need(cs_hs_side_contexts(&node->world, &e), &e);
 	EVP_PKEY_up_ref(issued.key);
 	cs_sign_channel_take(&node->world.signer, signer_process_take(issued.key, identity[i], 1, &node->signer));
 	struct cs_hs_bundle bundle = {.generation = 1, .trust_domain = DOMAIN_NAME};
-	need(cs_hs_world_bundle(
-		     &node->world, &bundle, list, list_of((X509 *)cs_ca_root_borrow(ca), list, sizeof(list)), &e),
+	bench_need(cs_hs_world_bundle(
+			   &node->world, &bundle, list, list_of((X509 *)cs_ca_root_borrow(ca), list, sizeof(list)), &e),
 		&e);
 	struct cs_hs_svid svid = {.generation = 1, .identity = identity[i]};
 	snprintf(svid.spiffe_id, sizeof(svid.spiffe_id), "%s", spiffe_id[i]);
-	need(cs_hs_world_svid(&node->world, &svid, list, list_of(issued.leaf, list, sizeof(list)), &e), &e);
+	bench_need(cs_hs_world_svid(&node->world, &svid, list, list_of(issued.leaf, list, sizeof(list)), &e), &e);
 	cs_issued_fini(&issued);
 }
 
@@ -103,8 +76,8 @@ static void handshake(struct node nodes[2])
 	BIO *a, *b;
 	char sni[64], byte;
 	snprintf(sni, sizeof(sni), "%u.%s", identity[1], DOMAIN_NAME);
-	need(cs_hs_side_client(&side[0], &nodes[0].world, identity[0], sni, spiffe_id[1], &e), &e);
-	need(cs_hs_side_server(&side[1], &nodes[1].world, NULL, &e), &e);
+	bench_need(cs_hs_side_client(&side[0], &nodes[0].world, identity[0], sni, spiffe_id[1], &e), &e);
+	bench_need(cs_hs_side_server(&side[1], &nodes[1].world, NULL, &e), &e);
 	if (BIO_new_bio_pair(&a, 32768, &b, 32768) != 1)
 		exit(1);
 	SSL_set_bio(side[0].ssl, a, a);
@@ -157,18 +130,18 @@ static void measure(struct node nodes[2], double *ret_handshake_us, double *ret_
 		floor_once(f);
 	}
 	for (int round = 0; round < ROUNDS; round++) {
-		double t0 = now_us();
+		double t0 = bench_ms();
 		for (int i = 0; i < EACH; i++)
 			floor_once(f);
-		double t1 = now_us();
+		double t1 = bench_ms();
 		for (int i = 0; i < EACH; i++)
 			handshake(nodes);
-		floors[round] = (t1 - t0) / EACH;
-		shakes[round] = (now_us() - t1) / EACH;
+		floors[round] = (t1 - t0) * 1e3 / EACH;
+		shakes[round] = (bench_ms() - t1) * 1e3 / EACH;
 	}
 	floor_free(f);
-	*ret_handshake_us = median(shakes, ROUNDS);
-	*ret_floor_us = median(floors, ROUNDS);
+	*ret_handshake_us = bench_median(shakes, ROUNDS);
+	*ret_floor_us = bench_median(floors, ROUNDS);
 }
 
 int main(int argc, char **argv)
@@ -189,7 +162,7 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	if (!mkdtemp(dir))
 		return 1;
-	need(cs_ca_open(dir, DOMAIN_NAME, time(NULL), &ca, NULL, &e), &e);
+	bench_need(cs_ca_open(dir, DOMAIN_NAME, time(NULL), &ca, NULL, &e), &e);
 	node_init(&nodes[0], ca, 0);
 	node_init(&nodes[1], ca, 1);
 	cs_ca_free(ca);

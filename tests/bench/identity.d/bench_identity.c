@@ -11,12 +11,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include "cluster.h"
 #include "floor.h"
 #include "fsyncs.h"
 #include "mem.h"
 #include "store_etcd.h"
+#include "../measure.h"
 
 #define CLIENTS_MAX   64
 #define HITS          200000
@@ -37,44 +37,17 @@ struct bench {
 	bool closed;
 };
 
-static void need(int r, const struct cs_error *e)
-{
-	if (r < 0) {
-		fprintf(stderr, "bench: %s\n", e->text);
-		exit(1);
-	}
-}
-
-static double now_ms(void)
-{
-	struct timespec ts;
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (double)ts.tv_sec * 1e3 + (double)ts.tv_nsec / 1e6;
-}
-
-static int by_value(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-	return (x > y) - (x < y);
-}
-
-static double median(double *v, size_t n)
-{
-	qsort(v, n, sizeof(*v), by_value);
-	return v[n / 2];
-}
-
 /* ---- the cluster role ---- */
 
 static void open_bench(struct bench *b, const char *file, const struct cs_etcd_config *etcd, int64_t quarantine_ms)
 {
 	const struct cs_numbers_config numbers = {.clusters_max = 255, .trust_domain = "example.org"};
 	struct cs_error e;
-	need(cs_loop_init(&b->loop, NULL, &e), &e);
+	bench_need(cs_loop_init(&b->loop, NULL, &e), &e);
 	b->metrics = cs_metrics_new("bench");
 	b->status = cs_status_new(&b->loop, "bench", b->metrics);
-	need(cs_numbers_init(&b->numbers, &numbers, &e), &e);
-	need(cs_label_filter_new(true, NULL, &b->filter, &e), &e);
+	bench_need(cs_numbers_init(&b->numbers, &numbers, &e), &e);
+	bench_need(cs_label_filter_new(true, NULL, &b->filter, &e), &e);
 	struct cs_cluster_options options = {.loop = &b->loop,
 		.name = "bench",
 		.core = {.store_path = file,
@@ -91,7 +64,7 @@ static void open_bench(struct bench *b, const char *file, const struct cs_etcd_c
 			.policy_dir = ""},
 		.metrics = b->metrics,
 		.status = b->status};
-	need(cs_cluster_new(&options, &b->cluster, &e), &e);
+	bench_need(cs_cluster_new(&options, &b->cluster, &e), &e);
 	while (!cs_cluster_leads(b->cluster))
 		uv_run(&b->loop.uv, UV_RUN_ONCE);
 }
@@ -135,7 +108,7 @@ static void ask_next(struct run *run, unsigned client)
 	struct cs_claim *claim = &ask->claims[0];
 	unsigned set = run->first + (run->what == NEW ? (unsigned)run->asked : run->turn[client]++ % 2);
 	snprintf(text, sizeof(text), "k8s:app=bench-%u;k8s:io.kubernetes.pod.namespace=bench;k8s:tier=front", set);
-	need(cs_labels_parse(text, strlen(text), &claim->labels, &e), &e);
+	bench_need(cs_labels_parse(text, strlen(text), &claim->labels, &e), &e);
 	snprintf(text, sizeof(text), "endpoint-%u", client);
 	claim->id = cs_xstrdup(text);
 	claim->addrs[0] = (struct cs_ip){.len = 4, .bytes = {10, 0, (uint8_t)(client >> 8), (uint8_t)client}};
@@ -144,15 +117,15 @@ static void ask_next(struct run *run, unsigned client)
 	ask->done = on_done;
 	ask->data = run;
 	run->asked++;
-	need(cs_cluster_ask_take(run->bench->cluster, ask, &e), &e);
+	bench_need(cs_cluster_ask_take(run->bench->cluster, ask, &e), &e);
 }
 
 static void on_done(struct cs_ask *ask, void *data)
 {
 	struct run *run = data;
 	unsigned client = ask->uid;
-	need(ask->result, &ask->error);
-	need(ask->claims[0].result, &ask->claims[0].error);
+	bench_need(ask->result, &ask->error);
+	bench_need(ask->claims[0].result, &ask->claims[0].error);
 	cs_ask_free(ask);
 	run->done++;
 	if (run->asked < run->total)
@@ -163,12 +136,12 @@ static void on_done(struct cs_ask *ask, void *data)
 static double run_clients(struct bench *b, enum what what, unsigned first, unsigned clients, size_t total)
 {
 	struct run run = {.bench = b, .what = what, .first = first, .total = total};
-	double start = now_ms();
+	double start = bench_ms();
 	for (unsigned i = 0; i < clients; i++)
 		ask_next(&run, i);
 	while (run.done < total)
 		uv_run(&b->loop.uv, UV_RUN_ONCE);
-	return (double)total * 1e3 / (now_ms() - start);
+	return (double)total * 1e3 / (bench_ms() - start);
 }
 
 static void print(json_t *o)
@@ -221,7 +194,7 @@ static void etcd(const char *url)
 	struct cs_error e;
 	bool closed = false;
 	open_bench(&b, "", &config, QUARANTINE_MS);
-	need(cs_etcd_new(&b.loop, &config.client, &client, &e), &e);
+	bench_need(cs_etcd_new(&b.loop, &config.client, &client, &e), &e);
 	run_clients(&b, NEW, 0, 2, 2);
 	floor_etcd_ms(&b.loop, client, ROUNDS * EACH); /* connects */
 	for (unsigned i = 0; i < ROUNDS * EACH; i++) { /* in turns, EACH of a kind */
@@ -237,8 +210,8 @@ static void etcd(const char *url)
 	while (!closed)
 		uv_run(&b.loop.uv, UV_RUN_ONCE);
 	close_bench(&b);
-	print(json_pack("{s:f, s:f, s:f, s:f}", "new_ms_p50", median(news, ROUNDS * EACH), "txn_ms_p50",
-		median(txns, ROUNDS * EACH), "new_64", new_64, "hit_64", hit_64));
+	print(json_pack("{s:f, s:f, s:f, s:f}", "new_ms_p50", bench_median(news, ROUNDS * EACH), "txn_ms_p50",
+		bench_median(txns, ROUNDS * EACH), "new_64", new_64, "hit_64", hit_64));
 }
 
 static struct cs_ask *ask_of(struct run *run, enum cs_ask_kind kind, unsigned i)
@@ -260,7 +233,7 @@ static struct cs_ask *claim_of(struct run *run, unsigned i)
 	struct cs_ask *ask = ask_of(run, CS_ASK_CLAIM, i);
 	struct cs_claim *claim = &ask->claims[0];
 	snprintf(text, sizeof(text), "k8s:app=app-%u;k8s:io.kubernetes.pod.namespace=ns-%u;k8s:tier=front", i, i % 500);
-	need(cs_labels_parse(text, strlen(text), &claim->labels, &e), &e);
+	bench_need(cs_labels_parse(text, strlen(text), &claim->labels, &e), &e);
 	claim->addrs[0] = (struct cs_ip){.len = 4, .bytes = {10, (uint8_t)(i >> 16), (uint8_t)(i >> 8), (uint8_t)i}};
 	claim->naddrs = 1;
 	return ask;
@@ -271,7 +244,7 @@ static void ask_all(struct bench *b, unsigned n, struct cs_ask *(*make)(struct r
 	struct run run = {.bench = b};
 	struct cs_error e;
 	for (unsigned i = 0; i < n; i++) {
-		need(cs_cluster_ask_take(b->cluster, make(&run, i), &e), &e);
+		bench_need(cs_cluster_ask_take(b->cluster, make(&run, i), &e), &e);
 		while (i - run.done > 4096)
 			uv_run(&b->loop.uv, UV_RUN_ONCE);
 	}

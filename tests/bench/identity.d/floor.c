@@ -4,14 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-
-static double now_ms(void)
-{
-	struct timespec ts;
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (double)ts.tv_sec * 1e3 + (double)ts.tv_nsec / 1e6;
-}
+#include "../measure.h"
 
 static void run_sql(sqlite3 *db, const char *sql)
 {
@@ -34,7 +27,7 @@ double floor_sqlite_rows_per_s(const char *file, size_t rows, size_t group)
 	if (sqlite3_prepare_v2(db, "INSERT OR REPLACE INTO kv VALUES (?1, ?2)", -1, &put, NULL) != SQLITE_OK)
 		exit(1);
 	memset(value, 'x', sizeof(value));
-	double start = now_ms();
+	double start = bench_ms();
 	for (size_t i = 0; i < rows; i++) {
 		if (i % group == 0)
 			run_sql(db, "BEGIN IMMEDIATE");
@@ -47,7 +40,7 @@ double floor_sqlite_rows_per_s(const char *file, size_t rows, size_t group)
 		if ((i + 1) % group == 0)
 			run_sql(db, "COMMIT");
 	}
-	double took = now_ms() - start;
+	double took = bench_ms() - start;
 	sqlite3_finalize(put);
 	sqlite3_close(db);
 	return (double)rows * 1e3 / took;
@@ -75,12 +68,12 @@ double floor_etcd_ms(struct cs_loop *loop, struct cs_etcd *etcd, unsigned n)
 	struct cs_etcd_compare absent = {.key = {key, strlen(key)}, .what = CS_ETCD_MOD_REVISION, .is = 0};
 	struct cs_etcd_op put = {.kind = CS_ETCD_PUT, .key = {key, strlen(key)}, .value = {value, sizeof(value)}};
 	struct cs_etcd_txn txn = {.compares = &absent, .ncompares = 1, .then = &put, .nthen = 1};
-	double start = now_ms();
+	double start = bench_ms();
 	if (cs_etcd_txn(etcd, &txn, 5000, on_txn, &done, &e) < 0) {
 		fprintf(stderr, "bench: %s\n", e.text);
 		exit(1);
 	}
 	while (!done)
 		uv_run(&loop->uv, UV_RUN_ONCE);
-	return now_ms() - start;
+	return bench_ms() - start;
 }

@@ -18,6 +18,7 @@
 #include "grpc.h"
 #include "loop.h"
 #include "mem.h"
+#include "../measure.h"
 
 #define DOMAIN_NAME   "example.org"
 #define CLAIMS_OF_ONE 1000
@@ -59,14 +60,6 @@ struct bench {
 	uint64_t begin_bytes, end_bytes;
 	bool measuring;
 };
-
-static void need(int r, const struct cs_error *e)
-{
-	if (r >= 0)
-		return;
-	fprintf(stderr, "bench: %s\n", e->text);
-	exit(1);
-}
 
 static void need_status(const struct cs_grpc_status *status, const char *what)
 {
@@ -188,8 +181,8 @@ static bool claim_all(struct node *n)
 	}
 	all.claims = refs;
 	all.n_claims = count;
-	need(cs_grpc_unary(n->channel, &countersign__v1__cluster__descriptor, "ReconcileClaims", &all.base, NULL,
-		     on_claimed, n, NULL, &e),
+	bench_need(cs_grpc_unary(n->channel, &countersign__v1__cluster__descriptor, "ReconcileClaims", &all.base, NULL,
+			   on_claimed, n, NULL, &e),
 		&e);
 	free(refs);
 	free(claims);
@@ -260,8 +253,8 @@ static void follow(struct node *n)
 	} else {
 		in.resume = &position;
 	}
-	need(cs_grpc_stream(n->channel, &countersign__v1__directory__descriptor, "Follow", &in.base, NULL, on_batch,
-		     on_stream_end, n, &n->stream, &e),
+	bench_need(cs_grpc_stream(n->channel, &countersign__v1__directory__descriptor, "Follow", &in.base, NULL,
+			   on_batch, on_stream_end, n, &n->stream, &e),
 		&e);
 }
 
@@ -298,8 +291,8 @@ static void on_state(
 	in.n_addresses = 1;
 	in.port = 4250;
 	in.path = (char *)(uintptr_t) "unknown";
-	need(cs_grpc_unary(
-		     channel, &countersign__v1__cluster__descriptor, "Hello", &in.base, NULL, on_hello, n, NULL, &e),
+	bench_need(cs_grpc_unary(channel, &countersign__v1__cluster__descriptor, "Hello", &in.base, NULL, on_hello, n,
+			   NULL, &e),
 		&e);
 }
 
@@ -317,7 +310,7 @@ static void open_node(struct bench *b, uint32_t number)
 		.keep = true,
 		.on_state = on_state,
 		.data = n};
-	need(cs_grpc_channel_new(&b->loop, &options, &n->channel, &e), &e);
+	bench_need(cs_grpc_channel_new(&b->loop, &options, &n->channel, &e), &e);
 }
 
 static void begin(struct bench *b);
@@ -382,8 +375,8 @@ static void change_one(struct bench *b)
 	in.wait_for = &step;
 	in.n_wait_for = 1;
 	b->sent_ns[k] = now_ns(b);
-	need(cs_grpc_unary(b->agent, &countersign__v1__endpoints__descriptor, "RegisterEndpoint", &in.base, NULL,
-		     on_registered, b, NULL, &e),
+	bench_need(cs_grpc_unary(b->agent, &countersign__v1__endpoints__descriptor, "RegisterEndpoint", &in.base, NULL,
+			   on_registered, b, NULL, &e),
 		&e);
 }
 
@@ -457,7 +450,7 @@ static void run(struct bench *b, int argc, char **argv)
 	b->sent_ns = cs_xcalloc(b->changes_max, sizeof(int64_t));
 	b->latencies_us = cs_xcalloc(LATENCIES_MAX, sizeof(uint32_t));
 	const struct cs_grpc_channel_options options = {.target = target};
-	need(cs_grpc_channel_new(&b->loop, &options, &b->agent, &e), &e);
+	bench_need(cs_grpc_channel_new(&b->loop, &options, &b->agent, &e), &e);
 	cs_timer_init(&b->tick, &b->loop, on_tick, b);
 	cs_timer_init(&b->wait, &b->loop, measure, b);
 }
@@ -472,7 +465,7 @@ int main(int argc, char **argv)
 	}
 	b.target = argv[2];
 	issuer_load(&b.issuer, argv[3], argv[4]);
-	need(cs_loop_init(&b.loop, NULL, &e), &e);
+	bench_need(cs_loop_init(&b.loop, NULL, &e), &e);
 	if (strcmp(argv[1], "run") == 0) {
 		run(&b, argc - 5, argv + 5);
 	} else {
