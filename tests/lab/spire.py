@@ -1,9 +1,11 @@
 """A real SPIRE on loopback: one server and agents, which stand for nodes. Found by SPIRE_BIN (a directory) or PATH.
 lab.spire_partner has the same in a partner that plays it."""
 import base64
+import contextlib
 import hashlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -50,6 +52,14 @@ def connects(path):
             return False
 
 
+def quiet_port():
+    """For a program that wants a number: free, and below those that Linux gives by itself, so that it stays free until the
+    program takes it, also when it is started again."""
+    while True:
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", random.randrange(20000, 32000))) as s:
+            return s.getsockname()[1]
+
+
 class Program:
     """spire-server or spire-agent with a configuration; it can be killed and started again."""
 
@@ -83,8 +93,7 @@ class Server(Program):
 
     def __init__(self, dir, domain, ca_key="ec-p256", ca_name=None, machines=None):
         self.domain, self.socket = domain, dir / "api.sock"
-        with socket.create_server(("127.0.0.1", 0)) as s:
-            self.port = s.getsockname()[1]
+        self.port = quiet_port()
         subject = f'ca_subject = {{ country = ["US"], organization = ["SPIRE"], common_name = "{ca_name}" }}' if ca_name else ""
         (dir / "machines.pem").write_bytes(pki.pem(machines.cert) if machines else b"")
         x509pop = f'NodeAttestor "x509pop" {{ plugin_data {{ ca_bundle_path = "{dir}/machines.pem" }} }}' if machines else ""
