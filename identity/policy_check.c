@@ -1,4 +1,5 @@
 #include "policy_check.h"
+#include "labels_filter.h"
 #include "policy_files.h"
 #include "policy_report.h"
 #include "policy_witness.h"
@@ -89,8 +90,14 @@ static int report(struct check *c)
 	struct cs_error e;
 	if (cs_witnesses_make(&c->policies, &w, &e) < 0)
 		return refuse(c, &e);
-	struct cs_compile_input in = {.policies = &c->policies, .identities = w.identities, .nidentities = w.n};
-	struct cs_compiled *compiled = cs_policy_compile(&in, &e);
+	struct cs_label_filter *filter = NULL;
+	struct cs_compiled *compiled = NULL;
+	if (cs_label_filter_new(true, NULL, &filter, &e) == 0) {
+		struct cs_compile_input in = {
+			.policies = &c->policies, .identities = w.identities, .nidentities = w.n, .filter = filter};
+		compiled = cs_policy_compile(&in, &e);
+		cs_label_filter_free(filter);
+	}
 	cs_witnesses_fini(&w);
 	if (!compiled)
 		return refuse(c, &e);

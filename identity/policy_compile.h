@@ -27,6 +27,7 @@ struct cs_prefix_identity {
 	uint32_t id; /* CS_ID_LOCAL_SCOPE | n, n from 1 */
 };
 
+struct cs_label_filter;   /* labels_filter.h */
 struct cs_compile_input { /* all borrowed; policies must outlive the result, the rest only the call */
 	const struct cs_cnp_set *policies;
 	const struct cs_compile_identity *identities; /* any order */
@@ -38,6 +39,8 @@ struct cs_compile_input { /* all borrowed; policies must outlive the result, the
 	size_t ndepends_identities;
 	const struct cs_prefix *depends_prefixes;
 	size_t ndepends_prefixes;
+	/* Selectors that ask for labels which it takes into no identity are reported. NULL: not looked at. */
+	const struct cs_label_filter *filter;
 };
 
 enum cs_finding_kind {
@@ -45,6 +48,7 @@ enum cs_finding_kind {
 	CS_FINDING_ASKS_MORE,    /* asks-more-than-written: the other direction passes, and is now required too */
 	CS_FINDING_NEVER,        /* never-authenticates: required of peers that have no SVID, so refused */
 	CS_FINDING_NOT_SERVICES, /* not-enforceable-through-services: required at egress only */
+	CS_FINDING_NO_LABEL,     /* label-in-no-identity: a selector asks for a label that the filter leaves out */
 	CS_FINDING_DEPENDS,      /* hits-depends-on: the rule would refuse what passes before policy */
 };
 const char *cs_finding_kind_name(enum cs_finding_kind kind);

@@ -6,12 +6,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "labels_filter.h"
 
 static const char *const kind_names[] = {
 	[CS_FINDING_WIDER] = "wider-than-written",
 	[CS_FINDING_ASKS_MORE] = "asks-more-than-written",
 	[CS_FINDING_NEVER] = "never-authenticates",
 	[CS_FINDING_NOT_SERVICES] = "not-enforceable-through-services",
+	[CS_FINDING_NO_LABEL] = "label-in-no-identity",
 	[CS_FINDING_DEPENDS] = "hits-depends-on",
 };
 
@@ -185,6 +187,47 @@ static int find_not_services(struct finder *f, const struct cs_compiled_rule *r)
 		      "is not covered; require it in an ingress rule of the peers as well"));
 }
 
+/* `any:` is whatever source takes it. */
+static bool in_some_identity(const struct cs_label_filter *filter, const struct cs_requirement *q)
+{
+	static const char *const sources[] = {"k8s", "container", "unspec", "reserved"};
+	for (size_t i = 0; i < sizeof(sources) / sizeof(sources[0]); i++) {
+		const struct cs_label label = {.source = sources[i], .key = q->key, .value = (char *)""};
+		if ((!q->source || strcmp(q->source, sources[i]) == 0) && cs_label_filter_takes(filter, &label))
+			return true;
+	}
+	return false;
+}
+
+static int find_no_label_in(
+	struct finder *f, const struct cs_compiled_rule *r, const struct cs_selector *s, const char *what)
+{
+	for (size_t i = 0; i < s->n; i++) {
+		const struct cs_requirement *q = &s->reqs[i];
+		bool positive = q->op == CS_SEL_IN || q->op == CS_SEL_EXISTS;
+		if (in_some_identity(f->in->filter, q))
+			continue;
+		return add(f, r, CS_FINDING_NO_LABEL,
+			words("the label %s%s%s is in no identity (labels.filter leaves it out), so %s %s",
+				q->source ? q->source : "", q->source ? ":" : "", q->key, what,
+				positive ? "mean nobody" : "exclude nobody by it"));
+	}
+	return 0;
+}
+
+static int find_no_label(struct finder *f, const struct cs_compiled_rule *r)
+{
+	const struct cs_compiled_spec *spec = &f->c->specs[r->spec];
+	int result = 0;
+	if (!f->in->filter)
+		return 0;
+	if (r == &f->c->rules[spec->first_rule]) /* said once */
+		result = find_no_label_in(f, r, &spec->spec->subject, "the endpoints of the whole spec");
+	for (size_t i = 0; result == 0 && i < r->rule->nselectors; i++)
+		result = find_no_label_in(f, r, &r->rule->selectors[i], "these peers");
+	return result;
+}
+
 static bool overlaps(const struct cs_cidr *cidr, const struct cs_prefix *p)
 {
 	for (size_t i = 0; i < cidr->nexcept; i++)
@@ -300,7 +343,7 @@ static int note_joins(struct finder *f)
 int cs_find(struct cs_compiled *c, const struct cs_compile_input *in)
 {
 	static int (*const finders[])(struct finder *, const struct cs_compiled_rule *) = {
-		find_wider, find_asks_more, find_never, find_not_services, find_depends};
+		find_wider, find_asks_more, find_never, find_not_services, find_no_label, find_depends};
 	struct finder f = {.c = c, .in = in};
 	f.asks_more = calloc(c->nrules + 1, sizeof(*f.asks_more));
 	f.covers = calloc(c->nrules + 1, sizeof(*f.covers));

@@ -192,6 +192,31 @@ static void findings_need_no_cluster(void **state)
 	assert_null(strstr(r.out, "!"));
 }
 
+/* What an endpoint has may be in no identity: a selector of it means nobody. */
+static void labels_that_are_in_no_identity(void **state)
+{
+	(void)state;
+	put_file("hash.yaml", "h",
+		"spec: {endpointSelector: {matchLabels: {pod-template-hash: abc}}, ingress: [{fromEndpoints: "
+		"[{matchLabels: {app: web}}]}, {fromEndpoints: [{matchExpressions: [{key: "
+		"\"k8s:controller-revision-hash\", "
+		"operator: DoesNotExist}]}]}]}\n");
+	struct run r = run_in_dir("", "hash.yaml");
+	assert_int_equal(r.code, 0);
+	has(r.out, "! label-in-no-identity: the label pod-template-hash is in no identity");
+	has(r.out, "the endpoints of the whole spec mean nobody");
+	has(r.out, "! label-in-no-identity: the label k8s:controller-revision-hash is in no identity");
+	has(r.out, "these peers exclude nobody by it");
+	/* The namespace of every selector, labels of Kubernetes that are taken, and one that only looks alike, are fine. */
+	put_file("hash.yaml", "h",
+		"spec: {endpointSelector: {matchLabels: {app.kubernetes.io/name: db}}, ingress: [{fromEndpoints: "
+		"[{matchLabels: {my-pod-template-hash: abc, \"reserved:payments\": \"\", "
+		"\"k8s:io.kubernetes.pod.namespace\": shop}}]}]}\n");
+	r = run_in_dir("", "hash.yaml");
+	assert_int_equal(r.code, 0);
+	assert_null(strstr(r.out, "label-in-no-identity"));
+}
+
 static void usage_and_files(void **state)
 {
 	(void)state;
@@ -223,6 +248,7 @@ int main(void)
 		cmocka_unit_test(a_directory_with_a_mistake),
 		cmocka_unit_test(json_is_json),
 		cmocka_unit_test(findings_need_no_cluster),
+		cmocka_unit_test(labels_that_are_in_no_identity),
 		cmocka_unit_test(usage_and_files),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
