@@ -18,8 +18,8 @@ struct job {
 	size_t n;
 	bool poll, lead, policy, placement, expire, shut;
 	struct cs_changes changes;
-	int policy_result, placement_result, store_result, expire_result, poll_result, lead_result;
-	struct cs_error policy_error, placement_error, store_error, expire_error, poll_error, lead_error;
+	int policy_result, placement_result, store_result, expire_result, poll_result, lead_result, shared_result;
+	struct cs_error policy_error, placement_error, store_error, expire_error, poll_error, lead_error, shared_error;
 	int64_t took_ms;
 	struct cs_store_state before, state;
 	struct cs_store_usage usage;
@@ -47,7 +47,7 @@ struct cs_cluster {
 	int open_handles;
 	void (*closed)(void *data);
 	void *closed_data;
-	struct cs_check *check_store, *check_policy, *check_placement, *check_numbers, *check_leader;
+	struct cs_check *check_store, *check_policy, *check_placement, *check_numbers, *check_leader, *check_settings;
 	char policy_said[1024], placement_said[1024]; /* the last error that was logged */
 	struct cs_metric *commits, *commit_seconds, *reloads, *waiting, *identities, *leading, *leader_info, *silent,
 		*terms;
@@ -99,6 +99,7 @@ static void run_job(uv_work_t *work)
 		job->store_result = cs_core_ask(c->core, job->asks, job->n, &job->changes, &job->store_error);
 	if (job->expire && mallinfo2().fordblks > TRIM_BYTES)
 		malloc_trim(0); /* what a crowd of claims needed for a moment */
+	job->shared_result = cs_core_check_shared(c->core, &job->shared_error);
 	cs_core_state(c->core, &job->state);
 	cs_core_usage(c->core, &job->usage);
 	job->took_ms = cs_clock_system.mono_ms(NULL) - start_ms;
@@ -124,6 +125,10 @@ static void report_reload(
 static void report(struct cs_cluster *c, const struct job *job)
 {
 	const struct cs_error *compile = cs_core_compile_error(c->core);
+	if (replicated(c) && job->shared_result < 0)
+		cs_check_error(c->check_settings, &job->shared_error);
+	else if (replicated(c))
+		cs_check_ok(c->check_settings);
 	if (job->placement)
 		report_reload(c->check_placement, job->placement_result, &job->placement_error, c->placement_said,
 			"placement");
@@ -435,8 +440,10 @@ static void make_checks(struct cs_cluster *c)
 	c->check_policy = cs_check_new(c->options.status, "policy");
 	c->check_placement = cs_check_new(c->options.status, "placement");
 	c->check_numbers = cs_check_new(c->options.status, "identities");
-	if (replicated(c))
+	if (replicated(c)) {
 		c->check_leader = cs_check_new(c->options.status, "leader");
+		c->check_settings = cs_check_new(c->options.status, "settings");
+	}
 	c->leading = cs_gauge(m, "countersign_cluster_leads", "Whether this replica leads, and so writes", NULL, 1);
 	c->leader_info =
 		cs_gauge(m, "countersign_cluster_leader_info", "Who leads, as this replica knows it", "leader", 2);

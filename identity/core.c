@@ -85,6 +85,8 @@ int cs_core_lead(struct cs_core *core, struct cs_changes *changes, struct cs_err
 	int r = cs_core_poll(core, changes, e); /* what the one before wrote last */
 	if (r == 0)
 		r = cs_core_write_depends(core, changes, e);
+	if (r == 0)
+		r = cs_core_write_shared(core, changes, e);
 	if (r < 0)
 		return r;
 	if (cs_core_reload_placement(core, changes, ret_placement) < 0 && ret_placement->code == 0)

@@ -34,6 +34,9 @@ struct cs_core_config { /* borrowed while the core lives */
 	const char *policy_dir;     /* "": no policy */
 	/* depends_on: NAME=LABEL[;LABEL...] or NAME=PREFIX. Several of one name add up. */
 	struct cs_strings depends_on;
+	/* etcd: the settings that numbers and their rest follow from, KEY=VALUE a line and each key once. The leader's are in
+	 * the store, for the other replicas to compare theirs with. NULL: none. */
+	const char *shared;
 };
 
 /* Records for the directory in their order; `deleted` ones go. One revision. */
@@ -62,6 +65,9 @@ CS_MUST_USE int cs_core_lead(struct cs_core *core, struct cs_changes *changes, s
 	struct cs_error *ret_policy, struct cs_error *e);
 /* Another one may lead, at once. */
 void cs_core_resign(struct cs_core *core);
+
+/* The leader's `shared` is this replica's. An error names the first setting that is not. */
+CS_MUST_USE int cs_core_check_shared(const struct cs_core *core, struct cs_error *e);
 
 /* For who leads: read the file or the directory anew. An error leaves everything as it was; the same content changes nothing. */
 CS_MUST_USE int cs_core_reload_placement(struct cs_core *core, struct cs_changes *changes, struct cs_error *e);

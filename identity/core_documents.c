@@ -261,6 +261,50 @@ int cs_core_write_depends(struct cs_core *core, struct cs_changes *changes, stru
 	return r;
 }
 
+/* --- the settings that all replicas must have alike --- */
+
+#define SHOWN_MAX 300 /* of a setting, in an error */
+
+int cs_core_write_shared(struct cs_core *core, struct cs_changes *changes, struct cs_error *e)
+{
+	struct files f = {0};
+	struct cs_store_op op;
+	int r = 0;
+	if (!core->config->shared)
+		return 0;
+	files_add_take(&f, CS_SET_SETTINGS, cs_xstrdup(core->config->shared), strlen(core->config->shared));
+	if (!is_in_store(core, CS_SET_SETTINGS, &f)) {
+		documents_op(&op, CS_SET_SETTINGS, &f);
+		r = commit(core, &op, 1, changes, e);
+	}
+	files_fini(&f);
+	return r;
+}
+
+int cs_core_check_shared(const struct cs_core *core, struct cs_error *e)
+{
+	const struct cs_store_documents *set = cs_facts_documents(cs_core_facts(core), CS_SET_SETTINGS);
+	const struct cs_store_blob *blob =
+		set && set->n > 0 ? cs_facts_blob(cs_core_facts(core), set->items[0].sha256) : NULL;
+	const char *mine = core->config->shared;
+	if (!mine || !blob)
+		return 0; /* nobody has led since there are such */
+	const char *theirs = (const char *)blob->bytes;
+	size_t n = strlen(mine), at = 0, start = 0;
+	for (; at < n && at < blob->n && mine[at] == theirs[at]; at++)
+		if (mine[at] == '\n')
+			start = at + 1;
+	if (at == n && at == blob->n)
+		return 0;
+	const char *line = mine + start, *other = theirs + start, *newline = memchr(other, '\n', blob->n - start);
+	size_t line_n = strcspn(line, "\n"), other_n = newline ? (size_t)(newline - other) : blob->n - start;
+	return cs_error_set(e, -EINVAL,
+		"this replica has %.*s, the one that leads (or led last) has %.*s; give all replicas the same "
+		"configuration, for the leader's decides",
+		(int)(line_n > SHOWN_MAX ? SHOWN_MAX : line_n), line, (int)(other_n > SHOWN_MAX ? SHOWN_MAX : other_n),
+		other);
+}
+
 /* --- findings --- */
 
 /* What policies have to say about themselves depends on all identities, and takes long: it is looked for when the leader

@@ -81,11 +81,13 @@ CS_MUST_USE int cs_core_withdraw(
 #define CS_SET_POLICY    "policy"
 #define CS_SET_PLACEMENT "placement"
 #define CS_SET_DEPENDS   "depends_on"
+#define CS_SET_SETTINGS  "settings"
 #define CS_SET_FINDINGS  "findings" /* when the leader last had them looked for */
 CS_MUST_USE int cs_core_load_authority(const struct cs_core *core, struct cs_authority **ret, struct cs_error *e);
 CS_MUST_USE int cs_core_policies_of(const struct cs_core *core, struct cs_cnp_set *set, struct cs_error *e);
 CS_MUST_USE int cs_core_depends_of(struct cs_core *core, struct cs_error *e);
 CS_MUST_USE int cs_core_write_depends(struct cs_core *core, struct cs_changes *changes, struct cs_error *e);
+CS_MUST_USE int cs_core_write_shared(struct cs_core *core, struct cs_changes *changes, struct cs_error *e);
 /* The configuration is not wrong: before the store is read, and after. */
 CS_MUST_USE int cs_core_check_depends(struct cs_core *core, struct cs_error *e);
 CS_MUST_USE int cs_core_check_policy(struct cs_core *core, struct cs_error *e);

@@ -29,7 +29,7 @@ struct cs_identityd {
 	struct cs_daemon *daemon;
 	const struct cs_identityd_config *config;
 	char state_dir[CS_PATH], store_path[CS_PATH], registrations_dir[CS_PATH];
-	char *template, hostname[CS_NODE_NAME_BYTES + 1];
+	char *template, *shared, hostname[CS_NODE_NAME_BYTES + 1];
 	struct cs_numbers numbers;
 	struct cs_label_filter *label_filter;
 	struct cs_tls *tls;
@@ -145,6 +145,35 @@ static void raise_file_limit(void)
 			cs_u64("limit", files.rlim_max));
 }
 
+static void print_list(FILE *f, const char *key, const struct cs_strings *list)
+{
+	fprintf(f, "%s=", key);
+	for (size_t i = 0; i < list->n; i++)
+		fprintf(f, "%s%s", i ? "," : "", list->items[i]);
+	fputc('\n', f);
+}
+
+/* What a number's label set, SPIFFE ID and rest follow from: see struct cs_core_config. */
+static char *shared_settings(const struct cs_identityd_config *c, const char *template)
+{
+	char *text = NULL;
+	size_t n;
+	FILE *f = open_memstream(&text, &n);
+	cs_mem_check(f);
+	print_list(f, "labels.filter", &c->label_rules);
+	fprintf(f, "labels.filter_defaults=%s\n", c->label_defaults ? "true" : "false");
+	fprintf(f, "spiffe_id_template=%s\n", template);
+	fprintf(f, "cluster.max_clusters=%d\n", c->cluster_max == 0 ? 255 : 511);
+	print_list(f, "cluster.trust_domains", &c->cluster_domains);
+	print_list(f, "identity.fixed", &c->identity_fixed);
+	fprintf(f, "address.quarantine=%lldms\n", (long long)c->address_quarantine_ms);
+	fprintf(f, "id.quarantine=%lldms\n", (long long)c->id_quarantine_ms);
+	fprintf(f, "svid.max_life=%lldms\n", (long long)c->svid_max_life_ms);
+	fclose(f);
+	cs_mem_check(text);
+	return text;
+}
+
 static int start_cluster(struct cs_identityd *d, struct cs_error *e)
 {
 	const struct cs_identityd_config *c = d->config;
@@ -152,6 +181,7 @@ static int start_cluster(struct cs_identityd *d, struct cs_error *e)
 		d->template = cs_xstrdup(c->spiffe_id_template);
 	else if (asprintf(&d->template, "spiffe://%s/identity/{id}", c->trust_domain) < 0)
 		return cs_error_set(e, -ENOMEM, "out of memory");
+	d->shared = shared_settings(c, d->template);
 	int r = cs_identityd_numbers(c, &d->numbers, e);
 	if (r == 0)
 		r = cs_label_filter_new(c->label_defaults, &c->label_rules, &d->label_filter, e);
@@ -179,7 +209,8 @@ static int start_cluster(struct cs_identityd *d, struct cs_error *e)
 			.authority = (enum cs_authority_kind)c->placement_authority,
 			.placement_file = c->placement_file,
 			.policy_dir = c->policy_dir,
-			.depends_on = c->depends_on},
+			.depends_on = c->depends_on,
+			.shared = cs_etcd_settings_used(&c->etcd) ? d->shared : NULL},
 		.metrics = d->daemon->metrics,
 		.status = d->daemon->status,
 		.on_leads = on_leads,
@@ -466,5 +497,6 @@ void cs_identityd_free(struct cs_identityd *d)
 	cs_numbers_fini(&d->numbers);
 	cs_label_filter_free(d->label_filter);
 	free(d->template);
+	free(d->shared);
 	free(d);
 }

@@ -405,6 +405,27 @@ def test_without_etcd(lab, etcd):
     f.close()
 
 
+def test_a_replica_with_other_settings(lab, etcd):
+    """Which labels make an identity, and how long a number rests, is whoever leads': who would do it differently says so."""
+    r = Replicas(lab, etcd, 2)
+    r.leader()
+    for d in r.all:
+        d.wait_check("settings", ok=True)
+    other = r._start("c2", **{"labels.filter": "k8s:app,k8s:tier"})
+    other.wait_check("settings", ok=False, says="labels.filter=k8s:app,k8s:tier, the one that leads (or led last) has labels.filter=;")
+    longer = r._start("c3", **{"id.quarantine": "100h"})
+    longer.wait_check("settings", ok=False, says="id.quarantine=360000000ms")
+    assert all(d.wait_check("settings", ok=True) for d in r.all)
+    # When it leads, it is the others that differ.
+    for d in [*r.all, longer]:
+        lab.things.remove(d)
+        d.stop()
+        d.clean()
+    r.leader([other])
+    other.wait_check("settings", ok=True)
+    r.start(0).wait_check("settings", ok=False, says="labels.filter=, the one that leads (or led last) has labels.filter=k8s:app")
+
+
 def test_what_role_cluster_is_not(lab, etcd):
     r = Replicas(lab, etcd, 2)
     leader, other = r.leader(), r.follower()
