@@ -235,8 +235,9 @@ static int run(struct probe *p, const struct step *list, size_t n, struct cs_err
 		int r = list[i].try(p);
 		if (r < 0)
 			return cs_error_errno(e, r,
-				"this kernel (or a filter on this process) refuses %s, which the datapath needs for %s",
-				list[i].what, list[i].need);
+				"this kernel (or a filter on this process) refuses %s, which the datapath needs for "
+				"%s%s",
+				list[i].what, list[i].need, r == -EPERM && geteuid() != 0 ? "; run authd as root" : "");
 	}
 	return 0;
 }

@@ -6,9 +6,9 @@ set -eu
 build="gcc clang llvm cmake ninja-build pkg-config bpftool protobuf-c-compiler protobuf-compiler
 	libuv1-dev libnghttp2-dev libssl-dev libmbedtls-dev libprotobuf-c-dev libjansson-dev libyaml-dev
 	libsqlite3-dev uthash-dev libbpf-dev libmicrohttpd-dev libmimalloc-dev libcap-dev libseccomp-dev libelf-dev linux-libc-dev
-	iproute2 openssl python3 procps git ca-certificates"
+	iproute2 iputils-ping openssl python3 procps git ca-certificates"
 test="$build clang-format libclang-rt-dev libcmocka-dev python3 python3-pytest python3-grpcio python3-grpc-tools
-	python3-protobuf python3-hpack python3-prometheus-client python3-cryptography python3-scapy python3-yaml groff-base nftables tcpdump ethtool procps man-db etcd-server iputils-ping"
+	python3-protobuf python3-hpack python3-prometheus-client python3-cryptography python3-scapy python3-yaml groff-base nftables tcpdump ethtool procps man-db etcd-server"
 
 case "${1:-}" in
 build) wanted=$build ;;

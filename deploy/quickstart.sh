@@ -26,6 +26,15 @@ quietly() {
 	rm -f "$log"
 }
 
+for word; do
+	case $word in
+	--keep | --clean | --help | -h) ;;
+	*)
+		echo "quickstart.sh: unknown option '$word'; see deploy/quickstart.sh --help" >&2
+		exit 2
+		;;
+	esac
+done
 case " $* " in
 *" --help "* | *" -h "*) ;;
 *)

@@ -214,18 +214,23 @@ def show(c, page):
     refused(w, page)
     survive(w, listener, page)
     listener.close()
+    return w
 
 
-def how_to_play(c, page):
+def how_to_play(c, w, page):
     page.title("It runs on")
-    cli = c.program("cli")
+    n2, db = c.nodes[1], w["db"]
     page.say(f"""\
-  the command line of node2:   {cli} --instance {c.nodes[1].instance} status
-                               {cli} --instance {c.nodes[1].instance} auth list
-  a workload's shell:          nsenter --net=/run/netns/cs-frontend
-  the policies (edit them):    {c.policies}
-  logs:                        {c.dir}/node*/*.log
-  take it all away:            deploy/quickstart.sh --clean""")
+  the command line of node2:     alias cs2='{c.program("cli")} --instance {n2.instance}'
+  who may talk, and until when:  cs2 auth list
+  the daemons, and the rest:     cs2 status; cs2 --help
+  from a workload that may:      nsenter --net=/run/netns/{w["frontend"].ns.name} ping -c 3 {db.ip4}
+  from one that may not:         nsenter --net=/run/netns/{w["batch"].ns.name} ping -c 3 -W 1 {db.ip4}
+  and why:                       cs2 auth explain {db.name} {w["batch"].ip4}
+  forget all, and ping again:    cs2 auth flush --all
+  the policies (edit them):      {c.policies}
+  logs:                          {c.dir}/node*/*.log
+  take it all away:              deploy/quickstart.sh --clean""")
 
 
 def parse():
@@ -254,18 +259,21 @@ def main():
             return 0
         with nodes.Cluster(prefix="cs", keep=args.keep) as c:
             try:
-                show(c, page)
+                w = show(c, page)
             except BaseException:
                 c.keep = False  # what is half built helps nobody
                 raise
             if args.keep:
-                how_to_play(c, page)
+                how_to_play(c, w, page)
     except nodes.LabError as e:
         page.say(f"\n{page.paint('31', 'This did not work:')} {e}")
         return 1
     except KeyboardInterrupt:
         page.say("\ninterrupted; everything was taken away")
         return 130
+    if not args.keep and not page.failed:
+        page.say("\nEverything was taken away. deploy/quickstart.sh --keep leaves it running, to play with; README.md says where to "
+                 "read on.")
     page.say(f"\n{time.monotonic() - start:.1f} s" + (f"; {len(page.failed)} of the above went wrong" if page.failed else ""))
     return 1 if page.failed else 0
 

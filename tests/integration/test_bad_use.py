@@ -3,6 +3,7 @@ sentence that names the culprit, and nothing is half done or open afterwards."""
 import contextlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -417,6 +418,17 @@ def test_without_the_machines_bpffs(spare):
                         str(spare.lab.program("authd")), "--instance", str(spare.instance),
                         *spare.lab.arguments(spare, "authd", {})], capture_output=True, text=True, timeout=WAIT_S)
     assert d.returncode == 1 and "/sys/fs/bpf is not a bpffs" in d.stderr and "mount -t bpf" in d.stderr, d.stderr
+
+
+@pytest.mark.parametrize("user, says", [(NOBODY, "; run authd as root: "), (0, "")])
+def test_authd_that_may_not_load_bpf(room, user, says):
+    """Who is not root is told that; who is, and may not all the same, is told what was refused."""
+    program = shutil.copy(BUILD / PROGRAMS["authd"], room)  # the tree may be closed to others
+    os.chown(room, user, user)
+    p = subprocess.run([*process.as_user(user), "setpriv", "--bounding-set=-bpf,-sys_admin", "--no-new-privs",
+                        program, "--instance", str(room), "--set", "handshaker.user=", "--set", "handshaker.path=/bin/true"], cwd="/", capture_output=True, text=True, timeout=WAIT_S)
+    assert p.returncode == 1 and "bpf(BPF_MAP_CREATE)" in p.stderr and says in p.stderr, p.stderr
+    assert ("run authd as root" in p.stderr) == bool(says)
 
 
 @pytest.mark.parametrize("code, settings, says", [

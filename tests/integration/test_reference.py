@@ -1,5 +1,6 @@
 """docs/reference/ is what the programs themselves say: one page per daemon, and none of them old. And the manual page of
 the command line names every command and option."""
+import json
 import os
 import re
 import subprocess
@@ -48,6 +49,33 @@ def test_manual_of_the_command_line():
         assert f" {command} " in manual, command
         for option in re.findall(r"^  (?:-., )?(--[a-z-]+)", output(CLI, *command.split(), "--help"), re.M):
             assert option in manual, (command, option)
+
+
+def keys_of(source):
+    """The field names that a file of the command line writes into JSON documents."""
+    found = set(re.findall(r'cs_doc_set\(\s*\w+,\s*"([a-z][a-z0-9_]*)"', source))
+    for arguments in re.findall(r"cs_doc_pack\(([^;]*);", source):
+        found |= set(re.findall(r'"([a-z][a-z0-9_]*)"', arguments))
+    return found
+
+
+def names_in(document):
+    """All field names of a JSON document."""
+    if isinstance(document, dict):
+        return set(document).union(*map(names_in, document.values()))
+    return set().union(*map(names_in, document)) if isinstance(document, list) else set()
+
+
+def test_manual_names_every_field_of_json():
+    manual = (ROOT / "docs" / "man" / "countersign.1").read_text()
+    known = set(re.findall(r"[a-z0-9_]+", manual.split("\n.Sh JSON\n")[1].split("\n.Sh ")[0]))
+    sources = {p.name: keys_of(p.read_text()) for p in (ROOT / "cli").glob("*.c")}
+    assert {"remote_spiffe_id", "silent_ms", "not_after_unix_s"} <= set().union(*sources.values())
+    assert {name: keys - known for name, keys in sources.items() if keys - known} == {}
+    policy = next(b for b in blocks("policy.md") if b.startswith("apiVersion:") and "authentication:" in b)
+    checked = subprocess.run([DAEMONS["countersign-identityd"], "--check-policy", "-o", "json", "-"], input=policy,
+                             capture_output=True, text=True, check=True).stdout
+    assert names_in(json.loads(checked)) - known == set()
 
 
 def blocks(page):
