@@ -201,7 +201,7 @@ static int find_path(struct candidate *c, OSSL_LIB_CTX *ctx, int64_t now_unix_s,
 	}
 	if (e)
 		*e = first;
-	cs_error_prefix(e, "no authority of trust domain %s vouches for %s", c->domain, c->id.text);
+	cs_error_prefix(e, "no authority vouches for %s", c->id.text);
 	return r;
 }
 

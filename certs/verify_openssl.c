@@ -67,7 +67,7 @@ static int judge(X509_STORE_CTX *store, struct cs_error *e)
 	if (ok < 0 || error == X509_V_ERR_OUT_OF_MEM)
 		return cs_error_set(e, -ENOMEM, "OpenSSL could not verify: %s", X509_verify_cert_error_string(error));
 	if (ok == 0)
-		return cs_error_reason(e, -EACCES, reason_of(error), "certificate %d of the path is refused: %s",
+		return cs_error_reason(e, -EACCES, reason_of(error), "certificate %d: %s",
 			X509_STORE_CTX_get_error_depth(store) + 1, X509_verify_cert_error_string(error));
 	if (error != X509_V_OK)
 		return cs_error_reason(

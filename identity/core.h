@@ -156,6 +156,5 @@ CS_MUST_USE int cs_core_expire(struct cs_core *core, struct cs_changes *changes,
 /* What the last (re)compilation said, if it failed: identities without policy rows let nothing through. */
 const struct cs_error *cs_core_compile_error(const struct cs_core *core);
 void cs_core_usage(const struct cs_core *core, struct cs_store_usage *ret);
-size_t cs_core_policies(const struct cs_core *core);
 
 #endif

@@ -521,11 +521,6 @@ const struct cs_error *cs_core_compile_error(const struct cs_core *core)
 	return core->compile_error.code ? &core->compile_error : NULL;
 }
 
-size_t cs_core_policies(const struct cs_core *core)
-{
-	return core->policies ? core->policies->n : 0;
-}
-
 void cs_core_depends_fini(struct cs_core *core)
 {
 	for (size_t i = 0; i < core->ndepends; i++) {

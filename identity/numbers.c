@@ -157,11 +157,6 @@ bool cs_number_is_own(const struct cs_numbers *n, uint32_t id)
 	return id >= n->min && id <= n->max;
 }
 
-const char *cs_number_name(const struct cs_numbers *n, uint32_t id)
-{
-	return cs_number_kind(id) == CS_NUMBER_FIXED ? n->fixed[id - CS_ID_FIXED_FIRST] : cs_id_name(id);
-}
-
 uint32_t cs_number_fixed(const struct cs_numbers *n, const char *name)
 {
 	for (uint32_t id = CS_ID_FIXED_FIRST; id <= CS_ID_FIXED_LAST; id++)

@@ -53,8 +53,6 @@ bool cs_number_authenticates(uint32_t id);
 uint32_t cs_number_cluster(const struct cs_numbers *n, uint32_t id);
 /* In the range that label sets of this cluster get. */
 bool cs_number_is_own(const struct cs_numbers *n, uint32_t id);
-/* The name of a reserved, well-known or user-reserved one, or NULL. */
-const char *cs_number_name(const struct cs_numbers *n, uint32_t id);
 /* The number of a user-reserved name, or 0. */
 uint32_t cs_number_fixed(const struct cs_numbers *n, const char *name);
 

@@ -173,7 +173,6 @@ CS_MUST_USE int cs_grpc_server_listen_tcp(
 	struct cs_grpc_server *server, const char *address, const struct cs_grpc_tls *tls, struct cs_error *e);
 /* The port of the last cs_grpc_server_listen_tcp. */
 uint16_t cs_grpc_server_port(const struct cs_grpc_server *server);
-size_t cs_grpc_server_connections(const struct cs_grpc_server *server);
 size_t cs_grpc_server_calls(const struct cs_grpc_server *server);
 /* Stops listening, says GOAWAY, lets calls run for grace_ms, then ends them (UNAVAILABLE, on_cancel) and closes. The
  * server is freed after closed (may be NULL). A second close with a smaller grace shortens the first. */

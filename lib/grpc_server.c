@@ -56,11 +56,6 @@ uint16_t cs_grpc_server_port(const struct cs_grpc_server *server)
 	return server->port;
 }
 
-size_t cs_grpc_server_connections(const struct cs_grpc_server *server)
-{
-	return server->nconns;
-}
-
 size_t cs_grpc_server_calls(const struct cs_grpc_server *server)
 {
 	return server->ncalls;

@@ -1,32 +1,18 @@
 """Calls whose requests are a stream: our client against a server of grpcio's."""
 import concurrent.futures
 import json
-import os
 import queue
 import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import grpc
 import pytest
-from grpc_tools import protoc
 
-HERE = Path(__file__).resolve().parent
-BUILD = Path(os.environ.get("CS_BUILD", HERE.parent.parent / "build" / "release"))
+from lab.daemon import BUILD, WAIT_S
+from lab.grpc_echo import echo  # noqa: F401 a fixture
+
 CLIENT = BUILD / "integration" / "grpc_bidi_client"
-WAIT_S = 60  # for anything that should happen at once; sanitizers and a busy machine are slow
 KIB = 1 << 10
-
-
-@pytest.fixture(scope="session")
-def echo(tmp_path_factory):
-    out = tmp_path_factory.mktemp("proto")
-    assert protoc.main(["", f"-I{HERE}", f"--python_out={out}", f"--grpc_python_out={out}", "echo.proto"]) == 0
-    sys.path.insert(0, str(out))
-    import echo_pb2
-    import echo_pb2_grpc
-    return type("echo", (), {"pb": echo_pb2, "rpc": echo_pb2_grpc})
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import time
 import grpc
 import pytest
 
-from test_grpc import (WAIT_S, client, echo, grpcio_credentials, pki, server, stub, tls_server)  # noqa: F401 fixtures
+from lab.daemon import WAIT_S
+from lab.grpc_echo import client, echo, grpcio_credentials, pki, server, stub, tls_server  # noqa: F401 fixtures
 
 
 def test_tls_places_are_for_those_with_a_certificate(tls_server, stub, echo, pki):
