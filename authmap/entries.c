@@ -285,6 +285,9 @@ static bool tick(struct cs_pair *pair, void *data)
 		break;
 	}
 	struct cs_auth_key key = pair->key;
+	/* Its packet has just come, and on_miss is due: as good as asked for. */
+	if (!pair->live && cs_hold_waits(a->hold, &key))
+		return true;
 	if (cs_pairs_drop(a->pairs, pair, t->now.mono_ms)) /* and its refusal, or cs_pending fills up with those */
 		cs_hold_forget(a->hold, &key, CS_R_HELD_TOO_LONG);
 	return true;

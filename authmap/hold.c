@@ -427,6 +427,12 @@ void cs_hold_forget_interface(struct cs_hold *h, uint32_t ifindex, enum cs_reaso
 	arm_deadline(h);
 }
 
+bool cs_hold_waits(const struct cs_hold *h, const struct cs_auth_key *key)
+{
+	const struct pair *p = find(h, key);
+	return p && (p->packets || p->asking);
+}
+
 uint32_t cs_hold_packets(const struct cs_hold *h, const struct cs_auth_key *key)
 {
 	const struct pair *p = find(h, key);

@@ -55,6 +55,8 @@ void cs_hold_forget(struct cs_hold *hold, const struct cs_auth_key *key, enum cs
 /* The endpoint is gone, or has changed hands: drops what came from or for this interface. */
 void cs_hold_forget_interface(struct cs_hold *hold, uint32_t ifindex, enum cs_reason reason);
 
+/* Has a pair something that nobody was told of yet, or that is held? */
+bool cs_hold_waits(const struct cs_hold *hold, const struct cs_auth_key *key);
 /* Packets of a pair that wait here. */
 uint32_t cs_hold_packets(const struct cs_hold *hold, const struct cs_auth_key *key);
 
