@@ -30,6 +30,7 @@ SEED = os.environ.get("STORE_PROPERTY_SEED")
 CLIENTS, LABELS, ADDRESSES, ENDPOINTS = 24, 40, 60, 2
 FIRST_ID, LAST_ID = 300, 329
 QUARANTINE_S = 1.5
+HEARD_LATE_S = 0.5  # that a number is deleted is heard when it is on disk and its line was read; its rest began before that
 OPERATIONS_PER_HURT = 700  # at least so often something is killed, stopped or misled
 PATIENCE_S = 1.0  # of a client, until it goes on with another endpoint
 
@@ -78,7 +79,7 @@ class World:
         if last == incarnation or incarnation in self.gone:
             return  # heard of already
         now = time.monotonic()
-        if last is not None and now - self.gone.get(last, 0) < QUARANTINE_S and last in self.gone:
+        if last is not None and now - self.gone.get(last, 0) < QUARANTINE_S - HEARD_LATE_S and last in self.gone:
             self.complain(f"{who}: {number} came back after {now - self.gone[last]:.3f} s")
         self.newest[number] = incarnation
 
