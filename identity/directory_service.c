@@ -11,8 +11,11 @@ static int64_t now(const struct cs_directory_service *s)
 
 static void leave_full(struct follower *f)
 {
-	if (f->in_full)
-		cs_metric_set(f->service->full_gauge, (double)--f->service->nfull, f->service->options.label);
+	struct cs_directory_service *s = f->service;
+	for (size_t i = 0; i < s->nfull; i++)
+		if (s->full[i] == f)
+			s->full[i] = s->full[--s->nfull];
+	cs_metric_set(s->full_gauge, (double)s->nfull, s->options.label);
 	f->in_full = false;
 }
 
@@ -64,19 +67,30 @@ void cs_follower_beat(struct follower *f)
 		(void)send_batch(f, &batch, true);
 }
 
+static bool has_its_share(const struct follower *f)
+{
+	const struct cs_directory_service *s = f->service;
+	size_t n = 0;
+	for (size_t i = 0; i < s->nfull; i++)
+		n += strcmp(cs_grpc_conn_peer(s->full[i]->conn), cs_grpc_conn_peer(f->conn)) == 0;
+	return n >= CS_FULL_STATES_OF_ONE;
+}
+
 /* A full state may begin only when there is room among those on their way. */
 static bool may_go_on(struct follower *f)
 {
 	struct cs_directory_service *s = f->service;
 	if (!cs_cursor_begins_full(f->cursor))
 		return true;
-	if (s->nfull >= CS_FULL_STATES_MAX) {
+	leave_full(f); /* one that begins anew before it ended */
+	if (s->nfull >= CS_FULL_STATES_MAX || has_its_share(f)) {
 		f->waits = true;
 		return false;
 	}
 	f->in_full = true;
 	f->since_mono_ms = now(s);
-	cs_metric_set(s->full_gauge, (double)++s->nfull, s->options.label);
+	s->full[s->nfull++] = f;
+	cs_metric_set(s->full_gauge, (double)s->nfull, s->options.label);
 	return true;
 }
 

@@ -5,6 +5,7 @@
 #include <uthash.h>
 #include <utlist.h>
 #include "directory_service.h"
+#include "identity_limits.h"
 
 struct follower {
 	struct cs_directory_service *service;
@@ -42,7 +43,9 @@ struct cs_directory_service {
 	struct cs_grpc_method methods[1];
 	struct cs_grpc_service grpc;
 	struct follower *followers;
-	size_t nfollowers, nfull;
+	size_t nfollowers;
+	struct follower *full[CS_FULL_STATES_MAX]; /* whose full state is on its way */
+	size_t nfull;
 	struct cs_dir_watch watch;
 	struct cs_timer heartbeat, flush, expiry;
 	bool closed;

@@ -29,6 +29,7 @@
 #define CS_HEARTBEAT_MS          5000
 #define CS_CLUSTER_BEAT_MS       2000 /* of the cluster role: nodes leave a replica that is silent for three of them */
 #define CS_FULL_STATES_MAX       16 /* full states on their way at a time: each is a list of all records; others wait */
+#define CS_FULL_STATES_OF_ONE    4 /* ... of one node, or local process: who reads none of them leaves room for others */
 #define CS_FULL_STATE_MS         60000 /* ... and who does not take it in this time makes room for them */
 #define CS_AHEAD_MS              5000 /* a follower that knows more than this replica waits so long for it to catch up */
 #define CS_PUBLISHED_MS          1000 /* who did not say by then that it has a revision is not waited for */

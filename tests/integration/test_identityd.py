@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import os
 import random
+import re
 import socket
 import ssl
 import subprocess
@@ -643,6 +644,35 @@ def test_the_cluster_service(cluster, lab):
     assert [r.identity for r in reply.replies] == [257]
     g.wait(lambda g: set(g.all("endpoint")) == {("x", "c")})
     g.close()
+
+
+def followers(d):
+    """(who follow the cluster role, to how many of them a full state is on its way), as its metrics say."""
+    text = b"".join(c.text for c in protos.status_rpc.StatusStub(d.channel("status")).Metrics(
+        protos.status.MetricsRequest(), timeout=WAIT_S)).decode()
+    return tuple(int(re.search(rf"^countersign_cluster_{name}{{.*}} (\d+)$", text, re.M)[1])
+                 for name in ("followers", "full_states"))
+
+
+def test_a_node_that_reads_nothing_stands_in_nobodys_way(cluster, lab):
+    """Full states are sent to some at a time; one node, however often it asks, has a share of them and no more."""
+    C = protos.cluster
+    x, y, deaf = (lab.keep(TlsProxy(lab.base / f"{name}.sock", cluster.port, cluster.ca.node(name[0]))) for name in ("x", "y", "x2"))
+    for proxy, address in ((x, "10.0.0.9"), (y, "10.0.0.10"), (deaf, "10.0.0.9")):
+        protos.cluster_rpc.ClusterStub(proxy.channel).Hello(hello(address), timeout=WAIT_S)
+    long = ";".join(f"k8s:{'k' * 200}{i}={'v' * 40}" for i in range(14))
+    claims = [claim(f"e{i}", f"{long};k8s:n={i}", f"10.9.{i // 200}.{i % 200 + 1}") for i in range(500)]
+    protos.cluster_rpc.ClusterStub(x.channel).ReconcileClaims(C.ReconcileClaimsRequest(claims=claims), timeout=WAIT_S)
+    deaf.deaf = True
+    follow = protos.directory_rpc.DirectoryStub(deaf.channel).Follow
+    calls = [follow(D.FollowRequest()) for _ in range(40)]
+    wait_until(lambda: followers(cluster.n1) >= (40, 4), "40 follow", WAIT_S)
+    assert followers(cluster.n1)[1] == 4
+    f = Follower(y.channel).wait_synced()
+    assert len(f.all("endpoint")) == 500 and followers(cluster.n1)[1] == 4  # of which none is y's
+    f.close()
+    for call in calls:
+        call.cancel()
 
 
 def test_who_is_no_node(cluster, lab):

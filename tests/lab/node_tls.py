@@ -82,6 +82,7 @@ class TlsProxy:
         if files:
             self.context.load_cert_chain(files["tls.cert"], files["tls.key"])
         self.port, self.error, self.socket = port, None, socket.socket(socket.AF_UNIX)
+        self.deaf = False  # True: nothing that the server says is read any more
         self.socket.bind(str(path))
         self.socket.listen()
         threading.Thread(target=self._accept, daemon=True).start()
@@ -106,14 +107,16 @@ class TlsProxy:
         far.setblocking(False)
         try:
             while True:
-                if not far.pending():
-                    select.select([near, far], [], [])
+                if self.deaf or not far.pending():
+                    select.select([near] if self.deaf else [near, far], [], [])
                 if select.select([near], [], [], 0)[0]:
                     if not (data := near.recv(65536)):
                         break
                     far.setblocking(True)
                     far.sendall(data)
                     far.setblocking(False)
+                if self.deaf:
+                    continue
                 try:
                     if not (data := far.recv(65536)):
                         break
