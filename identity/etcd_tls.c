@@ -8,9 +8,9 @@
 static int file_error(struct cs_error *e, const char *what, const char *file)
 {
 	unsigned long code = ERR_peek_error();
-	const char *text = code ? ERR_reason_error_string(code) : NULL;
-	cs_error_set(
-		e, -EACCES, "etcd: cannot use the %s %s: %s", what, file, text ? text : "it is not what it should be");
+	const char *text = ERR_SYSTEM_ERROR(code) ? strerror(ERR_GET_REASON(code)) : ERR_reason_error_string(code);
+	cs_error_set(e, -EACCES, "cannot use the file %s of etcd.%s: %s", file, what,
+		text ? text : "it is not what it should be");
 	ERR_clear_error();
 	return e->code;
 }
@@ -19,11 +19,11 @@ static int load_files(SSL_CTX *ctx, const struct cs_etcd *etcd, struct cs_error 
 {
 	ERR_clear_error();
 	if (SSL_CTX_load_verify_file(ctx, etcd->ca_file) != 1)
-		return file_error(e, "CA", etcd->ca_file);
+		return file_error(e, "ca", etcd->ca_file);
 	if (!etcd->cert_file)
 		return 0;
 	if (SSL_CTX_use_certificate_chain_file(ctx, etcd->cert_file) != 1)
-		return file_error(e, "certificate", etcd->cert_file);
+		return file_error(e, "cert", etcd->cert_file);
 	if (SSL_CTX_use_PrivateKey_file(ctx, etcd->key_file, SSL_FILETYPE_PEM) != 1 ||
 		SSL_CTX_check_private_key(ctx) != 1)
 		return file_error(e, "key", etcd->key_file);

@@ -41,6 +41,15 @@ int cs_sqlite_error(sqlite3 *db, const char *path, const char *what, struct cs_e
 			"cannot %s: the disk under %s is full; nothing of this request was stored; make room and try "
 			"again",
 			what, path);
+	if (code == SQLITE_CORRUPT || code == SQLITE_NOTADB)
+		return cs_error_set(e, -EIO,
+			"cannot %s in %s: %s; restore a backup of it (docs/operations.md), because an empty one in its "
+			"place "
+			"would give its numbers to others",
+			what, path, sqlite3_errmsg(db));
+	if (code == SQLITE_BUSY)
+		return cs_error_set(
+			e, -EBUSY, "cannot %s in %s: another program has it open; only one may", what, path);
 	return cs_error_set(e, code == SQLITE_NOMEM ? -ENOMEM : -EIO, "cannot %s in %s: %s%s%s", what, path,
 		sqlite3_errmsg(db), sys ? ": " : "", sys ? strerror(sys) : "");
 }
@@ -107,10 +116,11 @@ static int check_schema(struct sqlite_backend *b, const struct cs_store_config *
 		return make_schema(b, e);
 	if (version == 1 && application == CS_SQLITE_APPLICATION)
 		return cs_sqlite_carry_over(b->db, config, e);
-	if (version != CS_STORE_SCHEMA || application != CS_SQLITE_APPLICATION)
+	if (application != CS_SQLITE_APPLICATION)
+		return cs_error_set(e, -EPROTO, "it is another program's database; nothing was changed");
+	if (version != CS_STORE_SCHEMA)
 		return cs_error_set(e, -EPROTO,
-			"it has schema %d, this program knows %d: it is another program's or a newer version's; "
-			"nothing was changed",
+			"it has schema %d, this program knows %d: use the version that made it; nothing was changed",
 			version, CS_STORE_SCHEMA);
 	return 0;
 }

@@ -430,7 +430,7 @@ def test_tls(tls, client):
     assert named.range("/tls")["outcome"] == "done"
 
 
-@pytest.mark.parametrize("what", ["no certificate", "another CA", "another name", "a certificate of another CA"])
+@pytest.mark.parametrize("what", ["no certificate", "another CA", "another name", "a certificate of another CA", "no CA"])
 def test_tls_refusals(tls, client, what, tmp_path):
     args = tls_args(tls, "refused")
     if what == "no certificate":
@@ -439,6 +439,8 @@ def test_tls_refusals(tls, client, what, tmp_path):
         args[1] = Ca(tmp_path, "stranger").file
     elif what == "another name":
         args += ["--server-name", "m1.etcd.test"]
+    elif what == "no CA":
+        args[1] = tmp_path / "ca.pem"
     else:
         cert, key = Ca(tmp_path, "stranger").issue("client")
         args[3], args[5] = cert, key
@@ -448,6 +450,8 @@ def test_tls_refusals(tls, client, what, tmp_path):
         assert "certificate" in got["text"]
     if what == "another name":
         assert "mismatch" in got["text"]
+    if what == "no CA":
+        assert f"{tmp_path}/ca.pem of etcd.ca: No such file" in got["text"]
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -43,7 +43,7 @@ static void test_refused_files(void **state)
 	claim_now(s, "n1", "b", "k8s:app=b;", 2);
 	cs_store_close(s);
 	execute("PRAGMA user_version = 3");
-	refused_open(-EPROTO, "schema 3");
+	refused_open(-EPROTO, "schema 3, this program knows 2: use the version that made it");
 	execute("PRAGMA user_version = 2; PRAGMA application_id = 1");
 	refused_open(-EPROTO, "another program's");
 	execute("PRAGMA application_id = 1129531215");
@@ -61,10 +61,17 @@ static void test_refused_files(void **state)
 	refused_open(-EPROTO, "lost its key 'meta'");
 	execute("DELETE FROM fact; INSERT INTO fact SELECT * FROM good");
 	cs_store_close(store_open());
+	sqlite3 *shell;
+	assert_int_equal(sqlite3_open(store_path, &shell), SQLITE_OK);
+	assert_int_equal(sqlite3_exec(shell, "BEGIN EXCLUSIVE", NULL, NULL, NULL), SQLITE_OK);
+	refused_open(-EBUSY, "another program has it open");
+	sqlite3_close(shell);
+	assert_int_equal(truncate(store_path, 4096), 0);
+	refused_open(-EIO, "malformed; restore a backup");
 	int fd = open(store_path, O_WRONLY | O_TRUNC);
 	assert_int_equal(write(fd, "this is not a database at all, and long enough to be looked at\n", 63), 63);
 	close(fd);
-	refused_open(-EIO, "not a database");
+	refused_open(-EIO, "not a database; restore a backup");
 }
 
 /* As the version with a table for each kind wrote it. */
