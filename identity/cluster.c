@@ -218,7 +218,8 @@ static void note_state(struct cs_cluster *c, const struct job *job)
 	else if (c->state.leader[0] || c->state.leads)
 		cs_check_ok(c->check_leader);
 	else
-		cs_check_fail(c->check_leader, CS_R_NOT_LEADER, "no replica of the cluster role leads");
+		cs_check_fail(c->check_leader, CS_R_NOT_LEADER, "no replica of the cluster role leads%s%s",
+			c->state.hindered[0] ? "; this one cannot: " : "", c->state.hindered);
 }
 
 void cs_cluster_why_not(const struct cs_cluster *c, struct cs_error *e)
@@ -230,7 +231,8 @@ void cs_cluster_why_not(const struct cs_cluster *c, struct cs_error *e)
 	} else if (c->state.leader[0] && !c->state.leads) {
 		cs_error_reason(e, -EREMOTE, CS_R_NOT_LEADER, "%s leads, not this replica", c->state.leader);
 	} else {
-		cs_error_reason(e, -EREMOTE, CS_R_NOT_LEADER, "no replica of the cluster role leads now");
+		cs_error_reason(e, -EREMOTE, CS_R_NOT_LEADER, "no replica of the cluster role leads now%s%s",
+			c->state.hindered[0] ? "; this one cannot: " : "", c->state.hindered);
 	}
 }
 

@@ -58,6 +58,7 @@ struct cs_store_state {
 	uint64_t term;            /* grows with each leadership that was won here */
 	int64_t silent_ms;        /* how long nothing was heard of the store; SQLite: 0 */
 	char leader[256];         /* what the leader advertises; "": nobody leads, or it is not known */
+	char hindered[256];       /* why this one, which wants to, could not try to lead; "": it could */
 };
 void cs_store_state(const struct cs_store *store, struct cs_store_state *ret);
 /* Now, on the axis of the _store_ms times. */

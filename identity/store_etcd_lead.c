@@ -53,6 +53,19 @@ void cs_store_etcd_leader_is(
 		step(b);
 }
 
+/* Keeps what etcd has against it, and tells when that is another thing; NULL: nothing. */
+static void set_hindered(struct cs_etcd_backend *b, const struct cs_error *e)
+{
+	char text[sizeof(b->hindered)];
+	cs_text_cut(text, sizeof(text), e ? e->text : "");
+	uv_mutex_lock(&b->lock);
+	bool changed = strcmp(text, b->hindered) != 0;
+	memcpy(b->hindered, text, sizeof(text));
+	uv_mutex_unlock(&b->lock);
+	if (changed)
+		cs_store_etcd_notify(b);
+}
+
 /* ---- the lease ---- */
 
 static void on_alive(int64_t until_mono_ms, void *data)
@@ -88,6 +101,8 @@ static void on_grant(const struct cs_etcd_result *result, int64_t lease, int64_t
 	struct cs_etcd_backend *b = data;
 	struct cs_error e;
 	b->granting = false;
+	if (result->outcome != CS_ETCD_DONE)
+		set_hindered(b, &result->error);
 	if (result->outcome != CS_ETCD_DONE || !b->wanted) /* a lease that nobody keeps ends */
 		return;
 	if (cs_etcd_keep(b->etcd, lease, ttl_s, &events, b, &b->keep, &e) < 0)
@@ -103,6 +118,7 @@ static void on_claim(
 {
 	struct cs_etcd_backend *b = data;
 	b->claiming = false;
+	set_hindered(b, result->outcome == CS_ETCD_DONE ? NULL : &result->error);
 	if (result->outcome != CS_ETCD_DONE)
 		return; /* the timer tries again, and finds our own key if it was made after all */
 	if (succeeded)
@@ -214,6 +230,7 @@ void cs_store_etcd_state(struct cs_backend *base, struct cs_store_state *ret)
 	ret->leads = b->mine != 0 && now(b) < b->until_ms;
 	ret->term = b->term;
 	memcpy(ret->leader, b->leader, sizeof(b->leader));
+	memcpy(ret->hindered, b->hindered, sizeof(b->hindered));
 	uv_mutex_unlock(&b->lock);
 	ret->silent_ms = now(b) - atomic_load(&b->heard_ms);
 }

@@ -76,6 +76,7 @@ struct cs_etcd_backend {
 	int64_t until_ms; /* the lease lives until then at least */
 	uint64_t term;
 	char leader[LEADER_MAX + 1];
+	char hindered[256]; /* why the last try to lead was none */
 	/* the caller's */
 	uint64_t cluster_id;
 	int64_t known; /* etcd's revision up to which the caller has the facts */

@@ -445,3 +445,20 @@ def test_what_role_cluster_is_not(lab, etcd):
     assert d.wait() == 2 and "role cluster" in d.output()
     lab.things.remove(d)
     d.clean()
+
+
+def test_a_user_of_etcd_who_may_only_read(lab, tmp_path):
+    """A replica that can never lead says why, not only that nobody does."""
+    for user in ("cs", "root"):
+        (tmp_path / f"{user}.password").write_text(user)
+    with Etcd() as etcd:
+        etcd.enable_auth("cs", "cs", "/countersign/", may="READ")
+        r = Replicas(lab, etcd, 1, **{"etcd.user": "cs", "etcd.password_file": tmp_path / "cs.password"})
+        check = r.all[0].wait_check("leader", ok=False, says="no replica of the cluster role leads; this one cannot: ")
+        assert "permission denied" in check.reason.detail
+        root = r._start("root", **{"etcd.user": "root", "etcd.password_file": tmp_path / "root.password"})
+        root.wait_check("leader", ok=True)  # and the other one follows it
+        assert r.all[0].wait_check("leader", ok=True) and r.leader([root]) is root
+        for d in (r.all[0], root):
+            lab.things.remove(d)
+            d.stop()

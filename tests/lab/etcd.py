@@ -242,15 +242,15 @@ class Etcd:
             time.sleep(0.02)
         pytest.fail("etcd elects no leader")
 
-    def enable_auth(self, user, password, prefix="/"):
-        """A user who may do everything below prefix, and root."""
+    def enable_auth(self, user, password, prefix="/", may="READWRITE"):
+        """A user who may do that below prefix, and root."""
         m = self.members[0]
         for name, secret in (("root", "root"), (user, password)):
             m.call("auth/user/add", {"name": name, "password": secret})
             m.call("auth/role/add", {"name": name})
             m.call("auth/user/grant", {"user": name, "role": name})
         end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
-        m.call("auth/role/grant", {"name": user, "perm": {"permType": "READWRITE", "key": b64(prefix),
+        m.call("auth/role/grant", {"name": user, "perm": {"permType": may, "key": b64(prefix),
                                                           "range_end": b64(end)}})
         m.call("auth/enable")
 
