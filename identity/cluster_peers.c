@@ -1,5 +1,6 @@
 #include "cluster_peers.h"
 
+#include <errno.h>
 #include <uthash.h>
 #include <utlist.h>
 #include "identity_limits.h"
@@ -15,6 +16,7 @@ struct link {
 struct peer {
 	char *node;
 	int64_t heard_mono_ms;
+	size_t waiting;     /* asks and their claims that have no answer yet */
 	struct link *links; /* the oldest first */
 	UT_hash_handle hh;
 };
@@ -122,6 +124,26 @@ int64_t cs_peers_heard_mono_ms(const struct cs_peers *peers, const char *node)
 	return peer ? peer->heard_mono_ms : INT64_MIN;
 }
 
+int cs_peers_ask(struct cs_peers *peers, const char *node, size_t nclaims, struct cs_error *e)
+{
+	struct peer *peer = find_or_add(peers, node);
+	peer->waiting += 1 + nclaims;
+	if (peer->waiting > CS_NODE_WAITING_MAX)
+		return cs_error_reason(e, -ENOBUFS, CS_R_TOO_MANY,
+			"what node %s has asked for is more than may wait for the store at a time (%d claims): let it "
+			"be "
+			"answered first",
+			node, CS_NODE_WAITING_MAX);
+	return 0;
+}
+
+void cs_peers_answered(struct cs_peers *peers, const char *node, size_t nclaims)
+{
+	struct peer *peer = find(peers, node);
+	if (peer)
+		peer->waiting -= 1 + nclaims;
+}
+
 void cs_peers_turn_out(struct cs_peers *peers, const char *node)
 {
 	struct peer *peer = find(peers, node);
@@ -140,6 +162,6 @@ void cs_peers_forget(struct cs_peers *peers, int64_t before_mono_ms)
 {
 	struct peer *peer, *tmp;
 	HASH_ITER (hh, peers->peers, peer, tmp)
-		if (!peer->links && peer->heard_mono_ms < before_mono_ms)
+		if (!peer->links && peer->waiting == 0 && peer->heard_mono_ms < before_mono_ms)
 			remove_peer(peers, peer);
 }

@@ -19,6 +19,10 @@ size_t cs_peers_connections(const struct cs_peers *peers);
 void cs_peers_heard(struct cs_peers *peers, const char *node, int64_t now_mono_ms);
 /* When it was heard last; INT64_MIN: never. */
 int64_t cs_peers_heard_mono_ms(const struct cs_peers *peers, const char *node);
+/* It asks for something that waits for the store; -ENOBUFS: more than CS_NODE_WAITING_MAX claims wait, so it has to be
+ * refused. Counted either way, until it is answered: also what the node has given up, and whatever connection it came by. */
+int cs_peers_ask(struct cs_peers *peers, const char *node, size_t nclaims, struct cs_error *e);
+void cs_peers_answered(struct cs_peers *peers, const char *node, size_t nclaims);
 /* Closes all its connections; it comes again and says Hello. What was heard of it is forgotten. */
 void cs_peers_turn_out(struct cs_peers *peers, const char *node);
 /* Forgets whom nobody asks about any more: not connected, and not heard since. */

@@ -160,6 +160,7 @@ static void reply_claims(struct pending *p, const struct cs_ask *ask)
 static void on_done(struct cs_ask *ask, void *data)
 {
 	struct pending *p = data;
+	cs_peers_answered(p->service->options.peers, ask->node, ask->nclaims);
 	Countersign__V1__ReleaseReply released = COUNTERSIGN__V1__RELEASE_REPLY__INIT;
 	if (ask->kind == CS_ASK_HELLO)
 		reply_hello(p, ask);
@@ -189,7 +190,8 @@ static void ask_take(struct cs_cluster_service *s, struct cs_grpc_call *call, st
 	ask->data = p;
 	cs_peers_heard(s->options.peers, ask->node, now(s));
 	cs_grpc_call_watch(call, on_cancel, NULL, p);
-	if (cs_cluster_ask_take(s->options.cluster, ask, &e) < 0) {
+	if (cs_peers_ask(s->options.peers, ask->node, ask->nclaims, &e) < 0 ||
+		cs_cluster_ask_take(s->options.cluster, ask, &e) < 0) {
 		ask->result = e.code;
 		ask->error = e;
 		on_done(ask, p);

@@ -47,6 +47,9 @@
 #define CS_STORE_SILENT_MS  6000 /* etcd: nothing heard for so long is told */
 /* A node has one connection to a replica, and a dead one or two that TCP still holds. */
 #define CS_NODE_CONNECTIONS_MAX 4
+/* Claims of one node that wait for the store, also those of calls that it has given up: a full list, what a reconnection
+ * says again, and changes beside them. */
+#define CS_NODE_WAITING_MAX (4 * CS_NODE_ENDPOINTS_MAX)
 
 /* Disk: what waits for the writer, and what one transaction takes. */
 #define CS_WRITER_QUEUE_MAX 16384

@@ -373,6 +373,16 @@ def test_only_one_process(lab):
     assert d.status().healthy
 
 
+@pytest.mark.parametrize("name", ["a/b", "..", "a b", "\x1b[2J", "knoten\u00fc"])
+def test_a_name_that_no_node_can_have(lab, name):
+    d = Identityd(lab.base / "n1", node=name, wait=False)
+    try:
+        assert d.wait() == 1
+        assert "is no name for a node: set node.name" in d.output() and "\x1b" not in d.output()
+    finally:
+        d.clean()
+
+
 # ---- two nodes and a cluster role -------------------------------------------------------------------------------------
 
 
@@ -674,6 +684,39 @@ def test_a_node_that_reads_nothing_stands_in_nobodys_way(cluster, lab):
     f.close()
     for call in calls:
         call.cancel()
+
+
+def test_a_flood_of_objects(cluster, lab):
+    """As much as a node may ever claim at once is taken; empty claims, whose objects are many times their bytes, are refused
+    before they cost the loop more than that."""
+    C = protos.cluster
+    proxy = lab.keep(TlsProxy(lab.base / "x.sock", cluster.port, cluster.ca.node("x")))
+    stub = protos.cluster_rpc.ClusterStub(proxy.channel)
+    stub.Hello(hello("10.0.0.9"), timeout=WAIT_S)
+    largest = ";".join(f"k8s:k{i:02}={'v' * 54}" for i in range(64))
+    claims = [claim(f"e{i:04}".ljust(128, "x"), largest, f"10.9.{i >> 8}.{i & 255}") for i in range(1024)]
+    reply = stub.ReconcileClaims(C.ReconcileClaimsRequest(claims=claims), timeout=WAIT_S)
+    assert {r.identity for r in reply.replies} == {256} and not any(r.refused.name for r in reply.replies)
+    reconcile = proxy.channel.unary_unary("/countersign.v1.Cluster/ReconcileClaims")
+    e = refused(grpc.StatusCode.RESOURCE_EXHAUSTED, reconcile, b"\x0a\x00" * 500_000, timeout=WAIT_S)
+    assert "too large when unpacked" in e.details()
+
+
+def test_a_node_that_asks_without_waiting(cluster, lab):
+    """Full lists one after the other, and none is waited for: what waits for the store is bounded, and is told."""
+    C = protos.cluster
+    proxy = lab.keep(TlsProxy(lab.base / "x.sock", cluster.port, cluster.ca.node("x")))
+    stub = protos.cluster_rpc.ClusterStub(proxy.channel)
+    stub.Hello(hello("10.0.0.9"), timeout=WAIT_S)
+    lists = [C.ReconcileClaimsRequest(claims=[claim(f"e{i}", f"k8s:{key}=v{i}", f"10.9.{i >> 8}.{i & 255}")
+                                              for i in range(1024)]) for key in ("a", "b")]
+    calls = [stub.ReconcileClaims.future(lists[i % 2], timeout=WAIT_S) for i in range(40)]
+    codes = collections.Counter(call.code() for call in calls)
+    assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}, codes
+    refused_ones = [call for call in calls if call.code() != grpc.StatusCode.OK]
+    assert {reason_of(call) for call in refused_ones} == {"too-many"} and "node x" in refused_ones[0].details()
+    reply = stub.ReconcileClaims(lists[0], timeout=WAIT_S)  # nothing of it is held against the node
+    assert not any(r.refused.name for r in reply.replies)
 
 
 def test_who_is_no_node(cluster, lab):
