@@ -88,13 +88,17 @@ class Bench:
 def show(empty_mib, idle_mib, loaded_s, few, many):
     print(f"\n  loaded: {IDENTITIES} identities, {ENDPOINTS} addresses, {NODES} nodes in {loaded_s:.0f} s")
     print(f"  resident memory, MiB                       {empty_mib:.0f} empty, {idle_mib:.0f} loaded, "
-          f"{many['rss_mib']:.0f} with {many['streams']} streams")
-    # What is loaded is in memory twice: as facts of the store, which the rules look at, and packed, as followers get it.
-    each = (idle_mib - empty_mib) * (1 << 20) / (IDENTITIES + ENDPOINTS)
-    stream = (many["rss_mib"] - few["rss_mib"]) * 1024 / max(1, many["streams"] - few["streams"])
-    print(f"    which is {each:.0f} bytes for an identity or an address (fact, records of the directory, their hash tables), "
-          f"and {stream:.0f} KiB for a stream\n    (TLS and HTTP/2 of a connection); computed for {NODES} streams: "
-          f"{idle_mib + stream * NODES / 1024:.0f} MiB")
+          f"{few['rss_mib']:.0f} with {few['streams']} streams, {many['rss_mib']:.0f} with {many['streams']}")
+    # What is loaded is in memory twice: as facts of the store, which the rules look at, and packed, as followers get it. What
+    # only the loading needed is given back later, perhaps while streams come: the least is what is held for good.
+    each = (min(idle_mib, few["rss_mib"], many["rss_mib"]) - empty_mib) * (1 << 20) / (IDENTITIES + ENDPOINTS)
+    print(f"    at most {each:.0f} bytes for an identity or an address (fact, records of the directory, their hash tables)")
+    if many["streams"] > few["streams"] and many["rss_mib"] > few["rss_mib"]:
+        stream = (many["rss_mib"] - few["rss_mib"]) * 1024 / (many["streams"] - few["streams"])
+        print(f"    {stream:.0f} KiB for a stream (TLS and HTTP/2 of a connection); computed for {NODES} streams: "
+              f"{few['rss_mib'] + stream * (NODES - few['streams']) / 1024:.0f} MiB")
+    else:
+        print("    streams: less than what loading had needed and was given back meanwhile")
     print(f"  {RATE} endpoint changes a second                {few['streams']:>9} streams {many['streams']:>9} streams")
     rows = (("Register to the other nodes, ms p50", "p50_ms", ".1f"), ("                             ms p99", "p99_ms", ".1f"),
             ("the replica's processor, cores", "cpu_share", ".2f"), ("  per change and node, us", "cpu_us", ".2f"),
