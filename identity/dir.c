@@ -379,11 +379,6 @@ size_t cs_dir_changes(const struct cs_directory *dir)
 	return dir->nchanges;
 }
 
-bool cs_dir_will_forget(const struct cs_directory *dir)
-{
-	return dir->nchanges > dir->limits.changes;
-}
-
 const cs_record *cs_dir_get(const struct cs_directory *dir, const cs_record *record)
 {
 	char *key = cs_record_key(record);

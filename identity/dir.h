@@ -42,8 +42,6 @@ uint64_t cs_dir_revision(const struct cs_directory *dir);
 bool cs_dir_published(const struct cs_directory *dir);
 size_t cs_dir_count(const struct cs_directory *dir, Countersign__V1__Kind kind); /* 0 (unspecified): all */
 size_t cs_dir_changes(const struct cs_directory *dir);
-/* For watchers: after this publication changes will be forgotten that who does not take them now misses. */
-bool cs_dir_will_forget(const struct cs_directory *dir);
 
 /* Borrowed until the next change; NULL if there is none. */
 const cs_record *cs_dir_get(const struct cs_directory *dir, const cs_record *key);
@@ -108,6 +106,8 @@ bool cs_cursor_begins_full(const struct cs_cursor *cursor);
 /* It resumes from a revision that this directory, of the same epoch, has not reached: another replica was faster. It gets
  * nothing before the directory is there; or, if it is told to believe the directory, its full state. */
 bool cs_cursor_ahead(const struct cs_cursor *cursor);
+/* For watchers: after this publication changes will be forgotten that this follower misses if it does not take them now. */
+bool cs_cursor_will_miss(const struct cs_cursor *cursor);
 void cs_cursor_believe(struct cs_cursor *cursor);
 /* The revision that the follower will have when it has taken everything that was handed out; 0: none yet. */
 uint64_t cs_cursor_at(const struct cs_cursor *cursor);

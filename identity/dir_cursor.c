@@ -205,6 +205,14 @@ bool cs_cursor_begins_full(const struct cs_cursor *c)
 	       (c->follow.revision > dir->revision && c->believe);
 }
 
+bool cs_cursor_will_miss(const struct cs_cursor *c)
+{
+	const struct cs_directory *dir = c->dir;
+	if (dir->nchanges <= dir->limits.changes)
+		return false;
+	return c->at < cs_dir_change(dir, dir->nchanges - dir->limits.changes - 1)->revision;
+}
+
 bool cs_cursor_ahead(const struct cs_cursor *c)
 {
 	return !c->started && c->follow.resume && c->follow.epoch == c->dir->epoch &&

@@ -152,12 +152,10 @@ static void on_flush(struct cs_timer *timer)
 static void on_publish(struct cs_dir_watch *watch)
 {
 	struct cs_directory_service *s = watch->data;
-	/* Who does not take them now loses what is more than is kept. */
-	bool at_once = s->options.coalesce_ms == 0 || cs_dir_will_forget(s->options.dir);
 	struct follower *f, *tmp;
 	DL_FOREACH_SAFE (s->followers, f, tmp) {
 		f->waits = true;
-		if (at_once && !f->full)
+		if (!f->full && (s->options.coalesce_ms == 0 || cs_cursor_will_miss(f->cursor)))
 			pump(f);
 	}
 	flush(s);

@@ -324,17 +324,57 @@ static void test_another_epoch(void **state)
 
 struct keeping_up {
 	struct cs_dir_watch watch;
-	const struct cs_directory *dir;
 	struct follower *follower;
-	bool will_forget;
+	bool will_miss;
 	int result;
 };
 
 static void keep_up(struct cs_dir_watch *watch)
 {
 	struct keeping_up *k = watch->data;
-	k->will_forget = cs_dir_will_forget(k->dir);
+	k->will_miss = cs_cursor_will_miss(k->follower->cursor);
 	k->result = follow(k->follower, 1000);
+}
+
+struct looking {
+	struct cs_dir_watch watch;
+	const struct cs_cursor *quick, *slow;
+	bool quick_misses, slow_misses;
+};
+
+static void look_at_both(struct cs_dir_watch *watch)
+{
+	struct looking *l = watch->data;
+	l->quick_misses = cs_cursor_will_miss(l->quick);
+	l->slow_misses = cs_cursor_will_miss(l->slow);
+}
+
+/* As many changes as are kept have been there, and each new one has an old one forgotten: only who is that far behind has to
+ * take it at once. */
+static void test_who_is_about_to_miss_changes(void **state)
+{
+	(void)state;
+	struct cs_dir_limits limits = {.records = 1000, .changes = 4};
+	struct cs_directory *dir = cs_dir_new(7, &limits);
+	assert_true(cs_dir_publish(dir, 1, false));
+	struct follower quick = follower_new(dir, "n1"), slow = follower_new(dir, "n1");
+	assert_int_equal(follow(&quick, 1000), 0);
+	assert_int_equal(follow(&slow, 1000), 0);
+	struct looking l = {.watch.fn = look_at_both, .watch.data = &l, .quick = quick.cursor, .slow = slow.cursor};
+	cs_dir_watch(dir, &l.watch);
+	for (uint32_t i = 0; i < 20; i++) {
+		put_identity(dir, 256 + i, "spiffe://a/x");
+		assert_true(cs_dir_publish(dir, 2 + i, false));
+		assert_false(l.quick_misses);
+		assert_int_equal(l.slow_misses, i >= limits.changes);
+		assert_int_equal(follow(&quick, 1000), 0);
+	}
+	assert_int_equal(HASH_COUNT(quick.known), 20);
+	assert_int_equal(follow(&slow, 1000), -EOVERFLOW);
+	cs_dir_unwatch(dir, &l.watch);
+	follower_fini(&quick);
+	follower_fini(&slow);
+	cs_dir_free(dir);
 }
 
 /* More at once than is kept: who takes it at once has it. */
@@ -347,12 +387,12 @@ static void test_a_large_publication(void **state)
 	struct follower quick = follower_new(dir, "n1"), slow = follower_new(dir, "n1");
 	assert_int_equal(follow(&quick, 1000), 0);
 	assert_int_equal(follow(&slow, 1000), 0);
-	struct keeping_up k = {.watch.fn = keep_up, .watch.data = &k, .dir = dir, .follower = &quick};
+	struct keeping_up k = {.watch.fn = keep_up, .watch.data = &k, .follower = &quick};
 	cs_dir_watch(dir, &k.watch);
 	for (uint32_t i = 0; i < 20; i++)
 		put_identity(dir, 256 + i, "spiffe://a/x");
 	assert_true(cs_dir_publish(dir, 2, false));
-	assert_true(k.will_forget);
+	assert_true(k.will_miss);
 	assert_int_equal(k.result, 0);
 	assert_int_equal(HASH_COUNT(quick.known), 20);
 	assert_int_equal(quick.synced, 1);
@@ -586,6 +626,7 @@ int main(void)
 		cmocka_unit_test(test_resume_ahead),
 		cmocka_unit_test(test_another_epoch),
 		cmocka_unit_test(test_a_large_publication),
+		cmocka_unit_test(test_who_is_about_to_miss_changes),
 		cmocka_unit_test(test_too_slow),
 		cmocka_unit_test(test_full),
 		cmocka_unit_test(test_policy_follows_placement),
