@@ -26,6 +26,7 @@ quietly() {
 	rm -f "$log"
 }
 
+# As main.py knows them, which may have no python before something is installed.
 for word; do
 	case $word in
 	--keep | --clean | --help | -h) ;;

@@ -130,9 +130,8 @@ int cs_peers_ask(struct cs_peers *peers, const char *node, size_t nclaims, struc
 	peer->waiting += 1 + nclaims;
 	if (peer->waiting > CS_NODE_WAITING_MAX)
 		return cs_error_reason(e, -ENOBUFS, CS_R_TOO_MANY,
-			"what node %s has asked for is more than may wait for the store at a time (%d claims): let it "
-			"be "
-			"answered first",
+			"what node %s has asked for is more than may wait for the store at a time (%d claims): let "
+			"it be answered first",
 			node, CS_NODE_WAITING_MAX);
 	return 0;
 }

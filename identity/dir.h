@@ -106,9 +106,9 @@ bool cs_cursor_begins_full(const struct cs_cursor *cursor);
 /* It resumes from a revision that this directory, of the same epoch, has not reached: another replica was faster. It gets
  * nothing before the directory is there; or, if it is told to believe the directory, its full state. */
 bool cs_cursor_ahead(const struct cs_cursor *cursor);
+void cs_cursor_believe(struct cs_cursor *cursor);
 /* For watchers: after this publication changes will be forgotten that this follower misses if it does not take them now. */
 bool cs_cursor_will_miss(const struct cs_cursor *cursor);
-void cs_cursor_believe(struct cs_cursor *cursor);
 /* The revision that the follower will have when it has taken everything that was handed out; 0: none yet. */
 uint64_t cs_cursor_at(const struct cs_cursor *cursor);
 /* An empty batch at the cursor's position. Only between complete batches: 0 if one is under way. */

@@ -1,7 +1,7 @@
+/* The identity's labels of an endpoint's: what the filter takes, or a user-reserved identity. */
 #include "labels_filter.h"
 
 #include <errno.h>
-#include "mem.h"
 
 static int fixed_labels(const struct cs_numbers *numbers, const char *name, struct cs_labels *ret, uint32_t *ret_fixed,
 	struct cs_error *e)

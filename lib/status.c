@@ -239,6 +239,10 @@ void cs_status_set_role(struct cs_status *s, const char *role)
 	snprintf(s->role, sizeof(s->role), "%s", role);
 }
 
+_Static_assert((int)CS_LEADERSHIP_FOLLOWER == COUNTERSIGN__V1__LEADERSHIP__LEADERSHIP_FOLLOWER &&
+		       (int)CS_LEADERSHIP_LEADER == COUNTERSIGN__V1__LEADERSHIP__LEADERSHIP_LEADER,
+	"as in v1/status.proto");
+
 void cs_status_set_leadership(struct cs_status *s, enum cs_leadership leadership)
 {
 	s->leadership = leadership;

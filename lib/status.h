@@ -15,15 +15,16 @@ struct cs_check;
 struct cs_roles;
 struct cs_grpc_refusal;
 
-/* daemon is copied. metrics is borrowed, and gets countersign_build_info, countersign_start_time_seconds,
- * countersign_check_ok and countersign_refused_calls_total. */
-struct cs_status *cs_status_new(struct cs_loop *loop, const char *daemon, struct cs_metrics *metrics);
 /* Leadership of v1/status.proto. */
 enum cs_leadership { CS_LEADERSHIP_NONE, CS_LEADERSHIP_FOLLOWER, CS_LEADERSHIP_LEADER };
 
+/* daemon is copied. metrics is borrowed, and gets countersign_build_info, countersign_start_time_seconds,
+ * countersign_check_ok and countersign_refused_calls_total. */
+struct cs_status *cs_status_new(struct cs_loop *loop, const char *daemon, struct cs_metrics *metrics);
 /* Copied: "all", "node", ...; the node's name. */
 void cs_status_set_role(struct cs_status *s, const char *role);
 void cs_status_set_node(struct cs_status *s, const char *node);
+/* NONE until it is said. */
 void cs_status_set_leadership(struct cs_status *s, enum cs_leadership leadership);
 /* Serve on the socket at path; roles is borrowed. */
 CS_MUST_USE int cs_status_listen(

@@ -18,7 +18,7 @@ struct cs_leader {
 	struct cs_error why; /* it is not known */
 };
 
-static void now_it(struct cs_leader *l, bool known, bool leads)
+static void set_known(struct cs_leader *l, bool known, bool leads)
 {
 	bool before = l->leads;
 	l->known = known;
@@ -30,7 +30,7 @@ static void now_it(struct cs_leader *l, bool known, bool leads)
 static void not_heard(struct cs_leader *l)
 {
 	if (++l->failures >= CS_LEADER_FAILURES)
-		now_it(l, false, false);
+		set_known(l, false, false);
 }
 
 static void on_reply(const struct cs_grpc_status *status, const ProtobufCMessage *reply, void *data)
@@ -53,7 +53,7 @@ static void on_reply(const struct cs_grpc_status *status, const ProtobufCMessage
 		cs_error_set(&l->why, -EINVAL,
 			"identityd has the role '%.100s' here; the registrar runs beside one that has the cluster role",
 			said->role);
-	now_it(l, leads || follows, leads);
+	set_known(l, leads || follows, leads);
 }
 
 static void ask(struct cs_timer *timer)
