@@ -17,6 +17,7 @@
 #include "mem.h"
 #include "node_local.h"
 #include "node_remote.h"
+#include "spiffe_id.h"
 #include "tls.h"
 #include "tls_watch.h"
 
@@ -106,12 +107,16 @@ static int open_tls(struct cs_identityd *d, struct cs_error *e)
 	return r;
 }
 
-/* What a SPIFFE ID's path may have (SPIFFE-ID 2.2): another name has no certificate, and none can join by it. */
+/* One segment of a SPIFFE ID's path: another name has no certificate, and none can join by it. */
 static bool is_node_name(const char *name)
 {
-	size_t n = strlen(name);
-	return n > 0 && n <= CS_NODE_NAME_BYTES && strcmp(name, ".") != 0 && strcmp(name, "..") != 0 &&
-	       strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") == n;
+	char path[CS_NODE_NAME_BYTES + 2];
+	struct cs_spiffe_id id;
+	struct cs_error ignored;
+	if (strlen(name) > CS_NODE_NAME_BYTES || strchr(name, '/'))
+		return false;
+	snprintf(path, sizeof(path), "/%s", name);
+	return cs_spiffe_id_make(&id, "example.org", path, &ignored) == 0;
 }
 
 /* The name in the certificate is the one that counts; in role `all` there is none. */
