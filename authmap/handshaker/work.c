@@ -348,10 +348,24 @@ static void drain(int fd)
 		;
 }
 
+/* Whoever is not known here yet may try again in a moment (authenticate.c); nobody else need know why. */
+static uint8_t alert_for(enum cs_reason reason)
+{
+	switch (reason) {
+	case CS_R_MAP_WRITE_FAILED:
+		return SSL_AD_INTERNAL_ERROR;
+	case CS_R_SPIFFE_ID_UNKNOWN:
+	case CS_R_PEER_NOT_PLACED:
+		return SSL_AD_CERTIFICATE_UNKNOWN;
+	default:
+		return SSL_AD_ACCESS_DENIED;
+	}
+}
+
 static void say_no(struct cs_hs_job *job, enum cs_reason reason)
 {
 	uint8_t record[CS_LATE_ALERT_RECORD];
-	uint8_t alert = reason == CS_R_MAP_WRITE_FAILED ? SSL_AD_INTERNAL_ERROR : SSL_AD_ACCESS_DENIED;
+	uint8_t alert = alert_for(reason);
 	struct cs_hs_side *side = &job->server;
 	if (cs_late_alert(job->work->world->ctx, SSL_get_current_cipher(side->ssl), &side->secret, alert, record) ==
 			0 &&

@@ -406,6 +406,25 @@ def test_how_long_a_refused_pair_waits(c, watch, tmp_path, alert, longest_ms):
     good_answer(c, watch, tmp_path)
 
 
+@pytest.mark.parametrize("alert, dials", [(ssl.ALERT_DESCRIPTION_CERTIFICATE_UNKNOWN, 4), (ssl.ALERT_DESCRIPTION_ACCESS_DENIED, 1)])
+def test_a_peer_that_has_not_heard_of_us(c, watch, tmp_path, alert, dials):
+    """Its directory may be a moment behind ours: it is asked again while the packet is held. Once; then it means it."""
+    context, said = server(c, tmp_path), []
+    context.sni_callback = lambda *_: said.append(alert) or alert
+    with FakeAuthd(c, after_handshake(context, yes)):
+        assert ask(c, watch) == "verdict-alert" and len(said) == dials
+        assert ask(c, watch) == "verdict-alert" and len(said) == dials + 1
+    good_answer(c, watch, tmp_path)
+
+
+def test_a_peer_that_hears_of_us_a_moment_later(c, watch, tmp_path):
+    context, said = server(c, tmp_path), []
+    context.sni_callback = lambda *_: said.append(1) or (ssl.ALERT_DESCRIPTION_CERTIFICATE_UNKNOWN if len(said) < 3 else None)
+    with FakeAuthd(c, after_handshake(context, yes)):
+        assert ask(c, watch).remote_spiffe_id == spiffe(c.id["frontend"])
+    assert len(said) == 3
+
+
 def test_an_acceptor_of_tls_1_2(c, watch, tmp_path):
     context = server(c, tmp_path)
     context.maximum_version = ssl.TLSVersion.TLSv1_2

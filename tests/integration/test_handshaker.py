@@ -96,7 +96,8 @@ def test_both_accept(monitors, root, left, right):
     assert done.reason == "none" and 0 < done.micros < 5_000_000
 
 
-@pytest.mark.parametrize("reason, alert", [("peer-not-placed", 49), ("map-write-failed", 80)])
+@pytest.mark.parametrize("reason, alert", [("peer-not-placed", 46), ("spiffe-id-unknown", 46), ("peer-node-unknown", 49),
+                                           ("revoked", 49), ("map-write-failed", 80)])
 def test_acceptor_refuses_after_the_handshake(pair, reason, alert):
     dial, accept = start(*pair)
     pair[1].wait(accept)

@@ -1,5 +1,6 @@
 """One packet, two nodes, every daemon real: namespaces as hosts, real BPF, real handshakes."""
 import concurrent.futures
+import contextlib
 import threading
 
 import pytest
@@ -172,7 +173,11 @@ def test_a_workload_with_other_labels_goes_on(c):
             sent += 1
             threading.Event().wait(0.02)  # the pace of the sender
         registered.result()
-        assert [int(receiver.recv(10)) for _ in range(1, sent)] == list(range(1, sent)), "all of it, in order"
+        arrived = []
+        with contextlib.suppress(TimeoutError):
+            while len(arrived) < sent - 1:
+                arrived.append(int(receiver.recv(10)))
+        assert arrived == list(range(1, sent)), "all of it, in order"
     assert guest.endpoint["identity"] not in (0, before)
     wait_until(lambda: {e["remote"] for e in entries(db.node)} == {guest.endpoint["identity"]}, "only the new entry is left")
     guest.unregister()
