@@ -66,7 +66,9 @@ struct cs_hs_accept {
 	struct cs_hs_head h;
 	int64_t deadline_mono_ms;
 };
-/* Sent by the acceptor before it says anything after its Finished; a yes then becomes close_notify, a reason an alert.
+/* Sent by the acceptor before it says anything after its Finished; a yes then becomes close_notify, a reason an alert
+ * (RFC 8446 6.2): certificate_unknown if the identity is not known or not placed there (yet), internal_error if the entry could
+ * not be written, else access_denied.
  * Sent by the dialler after the peer's close_notify, which alone means accepted. */
 struct cs_hs_verdict {
 	struct cs_hs_head h;
