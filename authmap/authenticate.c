@@ -12,7 +12,7 @@
 
 #define ALERT_UNRECOGNIZED_NAME                                                                                        \
 	112 /* RFC 6066 3: what an acceptor says without an SVID, or an endpoint, of the identity */
-#define ALERT_CERTIFICATE_UNKNOWN 46 /* RFC 8446 6.2: and if its directory does not place our identity here */
+#define ALERT_CERTIFICATE_UNKNOWN 46 /* RFC 8446 6.2: its directory does not place our identity here, or not yet */
 
 struct attempt {
 	uint64_t request;
@@ -24,8 +24,7 @@ struct attempt {
 	int handshaker;       /* -1: not handed over */
 	int not_again;        /* the handshaker that died with it; -1 */
 	bool judged, cancelled;
-	bool not_there_yet; /* the peer does not speak for the identity */
-	bool unheard_of;    /* the peer has not heard of our identity here: its directory may be behind ours */
+	uint32_t alert; /* by which the peer refused us; 0 */
 	enum cs_reason answer;
 	UT_hash_handle hh;
 };
@@ -200,12 +199,12 @@ static void refuse_pair(struct cs_authd *a, struct cs_pair *pair, enum cs_reason
 
 /* Worth another attempt while the packet is held? The world moved on, the peer hears of it a moment later than we do, or
  * the signer's keys are newer than our view. */
-static bool again(const struct cs_authd *a, const struct cs_pair *pair, enum cs_reason reason, bool unheard_of)
+static bool again(const struct cs_authd *a, const struct cs_pair *pair, enum cs_reason reason, uint32_t alert)
 {
 	struct cs_svid svid;
 	if (pair->tries >= CS_TRIES_MAX)
 		return false;
-	if (unheard_of) /* once: whom it refuses for good is not asked four times as often */
+	if (alert == ALERT_CERTIFICATE_UNKNOWN) /* once: who refuses for good is not asked four times as often */
 		return pair->refused == CS_R_NONE;
 	if (reason == CS_R_STALE_VERDICT)
 		return true;
@@ -219,8 +218,8 @@ static void attempt_failed(struct attempt *t, enum cs_reason reason)
 	struct cs_authd *a = t->a;
 	struct cs_pair *pairs[2];
 	size_t n = pairs_of(t, pairs);
-	bool retry = n > 0 && again(a, pairs[0], reason, t->unheard_of) && !t->cancelled;
-	int64_t max_ms = t->not_there_yet ? CS_BACKOFF_SOON_MS : CS_BACKOFF_MAX_MS;
+	bool retry = n > 0 && again(a, pairs[0], reason, t->alert) && !t->cancelled;
+	int64_t max_ms = t->alert == ALERT_UNRECOGNIZED_NAME ? CS_BACKOFF_SOON_MS : CS_BACKOFF_MAX_MS;
 	attempt_free(t);
 	for (size_t i = 0; i < n; i++) {
 		if (!retry)
@@ -555,8 +554,7 @@ void cs_authenticate_done(void *authd, unsigned index, const struct cs_hs_done *
 		attempt_free(t);
 		cs_authenticate_pump(a);
 	} else {
-		t->not_there_yet = reason == CS_R_VERDICT_ALERT && d->alert == ALERT_UNRECOGNIZED_NAME;
-		t->unheard_of = reason == CS_R_VERDICT_ALERT && d->alert == ALERT_CERTIFICATE_UNKNOWN;
+		t->alert = reason == CS_R_VERDICT_ALERT ? d->alert : 0;
 		attempt_failed(t, reason);
 	}
 	if (reason == CS_R_SIGNER_UNAVAILABLE) /* last: it may find that the handshaker is gone */
